@@ -1,0 +1,1 @@
+//! The content control manager: store, ingest, runs, WAN planner, API, authentication

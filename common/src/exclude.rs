@@ -1,0 +1,100 @@
+//! Which paths of a tree are outside of publishing: gitignore-style patterns of a site.
+//!
+//! An excluded path is outside the diff and outside the version, and is left alone on servers. The
+//! CCM and the servers must agree on what is excluded, so both ask here.
+
+use ignore::gitignore::{Gitignore, GitignoreBuilder};
+
+use crate::path::ContentPath;
+
+/// Most patterns a site can have.
+pub const PATTERNS_MAX: usize = 1000;
+
+/// A pattern that cannot be understood.
+#[derive(Debug, thiserror::Error)]
+pub enum ExcludeError {
+    /// The pattern's syntax is wrong.
+    #[error("the exclude pattern {pattern:?} is not understood")]
+    Pattern {
+        /// The pattern.
+        pattern: String,
+        /// What is wrong with it.
+        source: ignore::Error,
+    },
+    /// More than [`PATTERNS_MAX`].
+    #[error("{count} exclude patterns are more than the {PATTERNS_MAX} that a site can have")]
+    TooMany {
+        /// How many there are.
+        count: usize,
+    },
+}
+
+/// Patterns ready to be asked. The default excludes nothing.
+#[derive(Debug, Clone)]
+pub struct Exclude {
+    matcher: Gitignore,
+}
+
+impl Default for Exclude {
+    fn default() -> Self {
+        Self { matcher: Gitignore::empty() }
+    }
+}
+
+impl Exclude {
+    /// Reads patterns in the syntax of a `.gitignore` file, one each; `!` takes back.
+    ///
+    /// # Errors
+    /// [`ExcludeError`] names the first pattern that is not understood.
+    pub fn new<S: AsRef<str>>(patterns: &[S]) -> Result<Self, ExcludeError> {
+        if patterns.len() > PATTERNS_MAX {
+            return Err(ExcludeError::TooMany { count: patterns.len() });
+        }
+        let mut builder = GitignoreBuilder::new("");
+        for pattern in patterns {
+            let pattern = pattern.as_ref();
+            builder
+                .add_line(None, pattern)
+                .map_err(|source| ExcludeError::Pattern { pattern: pattern.to_owned(), source })?;
+        }
+        let matcher = builder.build().map_err(|source| ExcludeError::Pattern { pattern: String::new(), source })?;
+        Ok(Self { matcher })
+    }
+
+    /// Whether this path itself is excluded. A walk that does not descend into excluded directories
+    /// need ask only this.
+    #[must_use]
+    pub fn matches(&self, path: &ContentPath, is_directory: bool) -> bool {
+        self.matcher.matched(path.as_str(), is_directory).is_ignore()
+    }
+
+    /// Whether this path or a directory above it is excluded.
+    #[must_use]
+    pub fn covers(&self, path: &ContentPath, is_directory: bool) -> bool {
+        self.matcher.matched_path_or_any_parents(path.as_str(), is_directory).is_ignore()
+    }
+
+    /// Whether nothing is excluded.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.matcher.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn patterns_mean_what_they_mean_in_a_gitignore_file() {
+        let exclude = Exclude::new(&["*.log", "/uploads/", "!keep.log"]).expect("good patterns");
+        let path = |text: &str| text.parse::<ContentPath>().expect("good path");
+        assert!(exclude.matches(&path("deep/in/x.log"), false));
+        assert!(!exclude.matches(&path("keep.log"), false));
+        assert!(exclude.matches(&path("uploads"), true));
+        assert!(!exclude.matches(&path("uploads"), false));
+        assert!(!exclude.matches(&path("a/uploads"), true));
+        assert!(exclude.covers(&path("uploads/a/b"), false));
+        assert!(Exclude::new(&["a[".to_owned()]).is_err());
+    }
+}

@@ -1,0 +1,233 @@
+//! Signatures: who may order content onto servers, and what is signed how.
+//!
+//! Every signature covers a domain line first, so that a signature made for one purpose is never
+//! valid for another. Verification is strict (no small-order keys, no malleable encodings).
+
+use std::fmt;
+use std::marker::PhantomData;
+
+use ed25519_dalek::{Signer as _, SigningKey};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+/// A public Ed25519 key.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct PublicKey(pub [u8; 32]);
+
+impl fmt::Debug for PublicKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+/// An Ed25519 signature.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Signature(pub [u8; 64]);
+
+impl Serialize for Signature {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let halves: ([u8; 32], [u8; 32]) =
+            (self.0[..32].try_into().expect("half of 64 bytes"), self.0[32..].try_into().expect("half of 64 bytes"));
+        halves.serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for Signature {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let (first, second) = <([u8; 32], [u8; 32])>::deserialize(deserializer)?;
+        let mut bytes = [0; 64];
+        bytes[..32].copy_from_slice(&first);
+        bytes[32..].copy_from_slice(&second);
+        Ok(Self(bytes))
+    }
+}
+
+impl fmt::Debug for Signature {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Signature(..)")
+    }
+}
+
+/// A signature that does not fit: the bytes were altered, or another key signed them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the signature does not fit: altered, or signed by a key that is not trusted here")]
+pub struct BadSignature;
+
+impl PublicKey {
+    /// Checks a signature over `message` in `domain`.
+    ///
+    /// # Errors
+    /// [`BadSignature`], without saying why: there is nothing to learn from it.
+    pub fn verify(&self, domain: &str, message: &[u8], signature: &Signature) -> Result<(), BadSignature> {
+        let key = ed25519_dalek::VerifyingKey::from_bytes(&self.0).map_err(|_| BadSignature)?;
+        let signature = ed25519_dalek::Signature::from_bytes(&signature.0);
+        key.verify_strict(&to_be_signed(domain, message), &signature).map_err(|_| BadSignature)
+    }
+}
+
+/// What is signed: the digest of the domain and the message, both delimited.
+fn to_be_signed(domain: &str, message: &[u8]) -> [u8; 32] {
+    let mut hasher = blake3::Hasher::new_derive_key("pressrun signature 1");
+    hasher.update(&(domain.len() as u64).to_le_bytes());
+    hasher.update(domain.as_bytes());
+    hasher.update(message);
+    *hasher.finalize().as_bytes()
+}
+
+/// A secret Ed25519 key. Never printed.
+#[derive(Clone)]
+pub struct SecretKey(SigningKey);
+
+impl fmt::Debug for SecretKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "SecretKey(of {:?})", self.public())
+    }
+}
+
+impl SecretKey {
+    /// A fresh key from the operating system's random source.
+    #[must_use]
+    pub fn generate() -> Self {
+        Self::from_bytes(&rand::random())
+    }
+
+    /// A stored key.
+    #[must_use]
+    pub fn from_bytes(bytes: &[u8; 32]) -> Self {
+        Self(SigningKey::from_bytes(bytes))
+    }
+
+    /// For storing it.
+    #[must_use]
+    pub fn to_bytes(&self) -> [u8; 32] {
+        self.0.to_bytes()
+    }
+
+    /// The public half.
+    #[must_use]
+    pub fn public(&self) -> PublicKey {
+        PublicKey(self.0.verifying_key().to_bytes())
+    }
+
+    /// Signs `message` in `domain`.
+    #[must_use]
+    pub fn sign(&self, domain: &str, message: &[u8]) -> Signature {
+        Signature(self.0.sign(&to_be_signed(domain, message)).to_bytes())
+    }
+}
+
+/// The CCM's public publish keys by key epoch, as a server trusts them.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PublishKeys {
+    /// Epoch and key; a handful at most (the present one, and the last during its overlap).
+    pub keys: Vec<(u32, PublicKey)>,
+}
+
+impl PublishKeys {
+    /// Checks a signature made with the key of this epoch.
+    ///
+    /// # Errors
+    /// [`BadSignature`] when the epoch is unknown or the signature does not fit.
+    pub fn verify(&self, epoch: u32, domain: &str, message: &[u8], signature: &Signature) -> Result<(), BadSignature> {
+        let (_, key) = self.keys.iter().find(|(known, _)| *known == epoch).ok_or(BadSignature)?;
+        key.verify(domain, message, signature)
+    }
+}
+
+/// The CCM's publish key with its epoch.
+#[derive(Debug, Clone)]
+pub struct PublishKey {
+    /// Counts rotations from 1.
+    pub epoch: u32,
+    /// The key.
+    pub key: SecretKey,
+}
+
+/// Something that is signed by the publish key: the exact bytes that were signed are kept and only
+/// read after the check.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Signed<T> {
+    bytes: Vec<u8>,
+    epoch: u32,
+    signature: Signature,
+    #[serde(skip)]
+    content: PhantomData<fn() -> T>,
+}
+
+/// A type that the publish key signs.
+pub trait Statement: Serialize + DeserializeOwned {
+    /// Names the purpose; different for every type.
+    const DOMAIN: &'static str;
+}
+
+/// Why a signed statement is not believed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum StatementError {
+    /// See [`BadSignature`].
+    #[error(transparent)]
+    Signature(#[from] BadSignature),
+    /// Rightly signed, yet this program cannot read it: another format version.
+    #[error("a rightly signed {domain} cannot be read: it was made by another version of pressrun")]
+    Unreadable {
+        /// The statement's domain.
+        domain: &'static str,
+    },
+}
+
+impl<T: Statement> Signed<T> {
+    /// Signs a statement.
+    ///
+    /// # Panics
+    /// Never: the statements are plain data, which always has a binary form.
+    #[must_use]
+    pub fn sign(statement: &T, key: &PublishKey) -> Self {
+        let bytes = postcard::to_stdvec(statement).expect("plain data has a binary form");
+        let signature = key.key.sign(T::DOMAIN, &bytes);
+        Self { bytes, epoch: key.epoch, signature, content: PhantomData }
+    }
+
+    /// Checks the signature, then reads the statement.
+    ///
+    /// # Errors
+    /// [`StatementError`] when it is not signed by a trusted key or not readable.
+    pub fn verify(&self, keys: &PublishKeys) -> Result<T, StatementError> {
+        keys.verify(self.epoch, T::DOMAIN, &self.bytes, &self.signature)?;
+        let (statement, rest) =
+            postcard::take_from_bytes(&self.bytes).map_err(|_| StatementError::Unreadable { domain: T::DOMAIN })?;
+        if rest.is_empty() { Ok(statement) } else { Err(StatementError::Unreadable { domain: T::DOMAIN }) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+    struct Order(u32);
+    impl Statement for Order {
+        const DOMAIN: &'static str = "order";
+    }
+
+    #[test]
+    fn a_statement_is_believed_only_as_it_was_signed_and_in_its_epoch() {
+        let key = PublishKey { epoch: 3, key: SecretKey::from_bytes(&[7; 32]) };
+        let keys = PublishKeys { keys: vec![(3, key.key.public())] };
+        let signed = Signed::sign(&Order(5), &key);
+        assert_eq!(signed.verify(&keys), Ok(Order(5)));
+
+        let other_epoch = PublishKeys { keys: vec![(4, key.key.public())] };
+        assert!(signed.verify(&other_epoch).is_err());
+        let mut altered = signed.clone();
+        altered.bytes[0] ^= 1;
+        assert!(altered.verify(&keys).is_err());
+    }
+
+    #[test]
+    fn a_signature_for_one_purpose_is_void_for_another() {
+        let key = SecretKey::from_bytes(&[7; 32]);
+        let signature = key.sign("purpose a", b"message");
+        assert_eq!(key.public().verify("purpose a", b"message", &signature), Ok(()));
+        assert_eq!(key.public().verify("purpose b", b"message", &signature), Err(BadSignature));
+        assert_eq!(key.public().verify("purpose ", b"amessage", &signature), Err(BadSignature));
+    }
+}

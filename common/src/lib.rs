@@ -1,0 +1,24 @@
+//! The words of Pressrun as types: what crosses a crate boundary or a wire is defined here, once.
+//!
+//! In reading order: who and what things are called ([`ids`], [`path`]), what a tree of content is
+//! ([`digest`], [`manifest`], [`exclude`]), what is ordered to be done with it ([`assignment`]),
+//! why it is believed ([`keys`], [`credential`], [`ticket`]), who takes part ([`fleet`]), what
+//! came of it ([`outcome`]), and how the parts talk ([`control`], [`framing`]).
+//!
+//! Absences: no sockets, no tokio, no files, no clock. Randomness appears only where keys and ids
+//! are made.
+
+pub mod assignment;
+pub mod control;
+pub mod credential;
+pub mod digest;
+pub mod exclude;
+pub mod fleet;
+pub mod framing;
+pub mod ids;
+pub mod keys;
+pub mod manifest;
+pub mod outcome;
+pub mod path;
+pub mod ticket;
+pub mod time;

@@ -1,0 +1,244 @@
+//! What a content tree consists of, and the digest that names exactly that: its version.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::digest::{Digest, Version};
+use crate::path::{ContentPath, symlink_is_contained};
+
+/// The permission bits that content may carry: no set-user-id, set-group-id or sticky bit ever
+/// reaches a web server by way of content.
+pub const MODE_MASK: u32 = 0o777;
+
+/// One directory, file or symbolic link of a content tree, apart from its path.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Entry {
+    /// A directory.
+    Directory {
+        /// Permission bits, within [`MODE_MASK`].
+        mode: u32,
+    },
+    /// A regular file.
+    File {
+        /// Permission bits, within [`MODE_MASK`].
+        mode: u32,
+        /// Length in bytes.
+        size: u64,
+        /// BLAKE3 of the content.
+        digest: Digest,
+        /// Modification time, seconds since 1970. Given to every server alike, so that `ETag` and
+        /// `Last-Modified` agree across the farm; not part of the version.
+        mtime: i64,
+    },
+    /// A symbolic link that stays inside the tree.
+    Symlink {
+        /// Where it points, relative to its own directory.
+        target: String,
+    },
+}
+
+impl Entry {
+    /// Whether both are the same as far as the version is concerned (modification time is not).
+    #[must_use]
+    pub fn same_version(&self, other: &Self) -> bool {
+        match (self, other) {
+            (
+                Self::File { mode, size, digest, .. },
+                Self::File { mode: other_mode, size: other_size, digest: other_digest, .. },
+            ) => mode == other_mode && size == other_size && digest == other_digest,
+            (Self::Directory { .. } | Self::File { .. } | Self::Symlink { .. }, _) => self == other,
+        }
+    }
+
+    fn leaf(&self, path: &ContentPath) -> [u8; 32] {
+        let mut hasher = blake3::Hasher::new_derive_key("pressrun manifest leaf 1");
+        let path = path.as_str().as_bytes();
+        hasher.update(&(path.len() as u64).to_le_bytes());
+        hasher.update(path);
+        match self {
+            Self::Directory { mode } => {
+                hasher.update(b"d");
+                hasher.update(&mode.to_le_bytes());
+            }
+            Self::File { mode, size, digest, .. } => {
+                hasher.update(b"f");
+                hasher.update(&mode.to_le_bytes());
+                hasher.update(&size.to_le_bytes());
+                hasher.update(&digest.0);
+            }
+            Self::Symlink { target } => {
+                hasher.update(b"l");
+                hasher.update(&(target.len() as u64).to_le_bytes());
+                hasher.update(target.as_bytes());
+            }
+        }
+        *hasher.finalize().as_bytes()
+    }
+}
+
+/// All entries of a content tree, in path order. The root directory itself is not an entry.
+///
+/// Deserialising does not check it: call [`Manifest::check`] on what came from outside.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Manifest {
+    /// The entries by path.
+    pub entries: BTreeMap<ContentPath, Entry>,
+}
+
+/// Why a set of entries is no content tree.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ManifestError {
+    /// The directory an entry lies in is not there.
+    #[error("{path} lies in no directory of the tree")]
+    NoParent {
+        /// The orphan.
+        path: ContentPath,
+    },
+    /// An entry lies below a file or link.
+    #[error("{path} lies below something that is no directory")]
+    ParentNotDirectory {
+        /// The entry.
+        path: ContentPath,
+    },
+    /// Permission bits outside [`MODE_MASK`].
+    #[error("{path} has mode {mode:o}, which content must not have")]
+    Mode {
+        /// The entry.
+        path: ContentPath,
+        /// Its mode.
+        mode: u32,
+    },
+    /// A symbolic link that leaves the tree.
+    #[error("the link {path} points to {target:?}, out of the tree")]
+    LinkEscapes {
+        /// The link.
+        path: ContentPath,
+        /// Its target.
+        target: String,
+    },
+}
+
+impl Manifest {
+    /// The version: a Merkle root over path, type, mode, size and content of every entry, in path
+    /// order, bound to their count.
+    #[must_use]
+    pub fn version(&self) -> Version {
+        let mut level: Vec<[u8; 32]> = self.entries.iter().map(|(path, entry)| entry.leaf(path)).collect();
+        while level.len() > 1 {
+            level = level
+                .chunks(2)
+                .map(|pair| match pair {
+                    [left, right] => {
+                        let mut hasher = blake3::Hasher::new_derive_key("pressrun manifest node 1");
+                        hasher.update(left);
+                        hasher.update(right);
+                        *hasher.finalize().as_bytes()
+                    }
+                    // An odd one out moves up unchanged; the count in the root keeps this unambiguous.
+                    single => single[0],
+                })
+                .collect();
+        }
+        let mut hasher = blake3::Hasher::new_derive_key("pressrun manifest root 1");
+        hasher.update(&(self.entries.len() as u64).to_le_bytes());
+        hasher.update(level.first().unwrap_or(&[0; 32]));
+        Version(hasher.finalize().into())
+    }
+
+    /// Whether the entries form a tree that may be put on a server.
+    ///
+    /// # Errors
+    /// [`ManifestError`] names the first entry that must not be there.
+    pub fn check(&self) -> Result<(), ManifestError> {
+        for (path, entry) in &self.entries {
+            if let Some(parent) = path.parent() {
+                match self.entries.get(&parent) {
+                    None => return Err(ManifestError::NoParent { path: path.clone() }),
+                    Some(Entry::Directory { .. }) => {}
+                    Some(Entry::File { .. } | Entry::Symlink { .. }) => {
+                        return Err(ManifestError::ParentNotDirectory { path: path.clone() });
+                    }
+                }
+            }
+            match entry {
+                Entry::Directory { mode } | Entry::File { mode, .. } => {
+                    if mode & !MODE_MASK != 0 {
+                        return Err(ManifestError::Mode { path: path.clone(), mode: *mode });
+                    }
+                }
+                Entry::Symlink { target } => {
+                    if !symlink_is_contained(path, target) {
+                        return Err(ManifestError::LinkEscapes { path: path.clone(), target: target.clone() });
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Sum of the file sizes, in bytes.
+    #[must_use]
+    pub fn content_bytes(&self) -> u64 {
+        self.files().map(|(_, size, _)| size).sum()
+    }
+
+    /// The regular files: path, size in bytes, digest of the content.
+    pub fn files(&self) -> impl Iterator<Item = (&ContentPath, u64, &Digest)> {
+        self.entries.iter().filter_map(|(path, entry)| match entry {
+            Entry::File { size, digest, .. } => Some((path, *size, digest)),
+            Entry::Directory { .. } | Entry::Symlink { .. } => None,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn path(text: &str) -> ContentPath {
+        text.parse().expect("good path")
+    }
+
+    fn file(content: &[u8]) -> Entry {
+        Entry::File { mode: 0o644, size: content.len() as u64, digest: Digest::of(content), mtime: 0 }
+    }
+
+    #[test]
+    fn every_part_of_an_entry_but_its_time_changes_the_version() {
+        let base: Manifest = Manifest { entries: [(path("a"), file(b"one"))].into() };
+        let mut touched = base.clone();
+        if let Some(Entry::File { mtime, .. }) = touched.entries.get_mut(&path("a")) {
+            *mtime = 99;
+        }
+        assert_eq!(touched.version(), base.version());
+
+        let others = [
+            Manifest::default(),
+            Manifest { entries: [(path("b"), file(b"one"))].into() },
+            Manifest { entries: [(path("a"), file(b"two"))].into() },
+            Manifest {
+                entries: [(path("a"), Entry::File { mode: 0o600, size: 3, digest: Digest::of(b"one"), mtime: 0 })]
+                    .into(),
+            },
+            Manifest { entries: [(path("a"), Entry::Directory { mode: 0o644 })].into() },
+            Manifest { entries: [(path("a"), file(b"one")), (path("b"), file(b"one"))].into() },
+        ];
+        for other in &others {
+            assert_ne!(other.version(), base.version(), "{other:?}");
+        }
+    }
+
+    #[test]
+    fn entries_without_a_directory_around_them_are_no_tree() {
+        let orphan = Manifest { entries: [(path("d/a"), file(b""))].into() };
+        assert_eq!(orphan.check(), Err(ManifestError::NoParent { path: path("d/a") }));
+        let below_file = Manifest { entries: [(path("d"), file(b"")), (path("d/a"), file(b""))].into() };
+        assert_eq!(below_file.check(), Err(ManifestError::ParentNotDirectory { path: path("d/a") }));
+        let setuid = Manifest { entries: [(path("d"), Entry::Directory { mode: 0o4755 })].into() };
+        assert!(matches!(setuid.check(), Err(ManifestError::Mode { .. })));
+        let escape = Manifest { entries: [(path("l"), Entry::Symlink { target: "../x".into() })].into() };
+        assert!(matches!(escape.check(), Err(ManifestError::LinkEscapes { .. })));
+    }
+}

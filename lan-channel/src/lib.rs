@@ -1,0 +1,1 @@
+//! The control channel and the data channel of a network segment.

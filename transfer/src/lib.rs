@@ -1,0 +1,1 @@
+//! Moving objects between sites: chunk table, assembler, chunk server, fetcher
