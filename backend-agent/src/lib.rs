@@ -1,1 +1,3 @@
-//! The back-end server: content interpreter, live/temp/backup switch, member side of the LAN protocols
+//! A back-end server: the content interpreter and the member side of the LAN protocols.
+
+pub mod content;

@@ -1,1 +1,3 @@
-//! The content control manager: store, ingest, runs, WAN planner, API, authentication
+//! The content control manager.
+
+pub mod ingest;

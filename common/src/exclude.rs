@@ -51,6 +51,7 @@ impl Exclude {
             return Err(ExcludeError::TooMany { count: patterns.len() });
         }
         let mut builder = GitignoreBuilder::new("");
+        builder.allow_unclosed_class(false);
         for pattern in patterns {
             let pattern = pattern.as_ref();
             builder

@@ -1,0 +1,1 @@
+//! From a staging tree to an assignment.
