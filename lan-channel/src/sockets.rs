@@ -1,0 +1,205 @@
+//! The sockets of a server on its segment, and the addresses that cluster and segment imply.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
+
+use common::ids::{ClusterId, SegmentName};
+use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+use tokio::net::UdpSocket;
+
+/// Time to live of what is multicast: it stays on the segment.
+const TTL: u32 = 1;
+/// Receive buffer asked for on the data channel: what arrives in 60 ms at 1 Gbit/s.
+const DATA_BUFFER_BYTES: usize = 8 << 20;
+/// Send buffer of the data channel: small, so that a full link slows the sender at once.
+const SEND_BUFFER_BYTES: usize = 1 << 20;
+
+/// The multicast addresses of a segment. Organisation-local scope (RFC 2365, 239.192/14), derived,
+/// so that nothing needs to be configured and clusters do not meet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ChannelAddresses {
+    /// Where control datagrams go.
+    pub control: SocketAddrV4,
+    /// Where data frames go.
+    pub data: SocketAddrV4,
+}
+
+impl ChannelAddresses {
+    /// The addresses of a segment of a cluster.
+    #[must_use]
+    pub fn of(cluster: ClusterId, segment: &SegmentName) -> Self {
+        let mut hasher = blake3::Hasher::new_derive_key("pressrun channel addresses 1");
+        hasher.update(&cluster.0);
+        hasher.update(segment.as_str().as_bytes());
+        let hash = hasher.finalize();
+        let hash = hash.as_bytes();
+        let group = |at: usize| Ipv4Addr::new(239, 192 + (hash[at] & 3), hash[at + 1], hash[at + 2].clamp(1, 254));
+        // Below the usual ephemeral range, so that a client port never takes it.
+        let port = 20_000 + u16::from_le_bytes([hash[6], hash[7]]) % 10_000;
+        Self { control: SocketAddrV4::new(group(0), port), data: SocketAddrV4::new(group(3), port + 1) }
+    }
+}
+
+/// Why the segment cannot be joined.
+#[derive(Debug, thiserror::Error)]
+pub enum ChannelError {
+    /// No such interface, or it has no IPv4 address.
+    #[error("the interface {interface:?} does not exist or has no IPv4 address; see `ip -4 addr`")]
+    Interface {
+        /// What was asked for.
+        interface: String,
+    },
+    /// The interfaces cannot be listed.
+    #[error("the network interfaces cannot be listed")]
+    Interfaces(#[source] io::Error),
+    /// A socket cannot be made.
+    #[error("cannot {what} on {address}")]
+    Socket {
+        /// What was tried.
+        what: &'static str,
+        /// Where.
+        address: SocketAddr,
+        /// Why not.
+        source: io::Error,
+    },
+}
+
+/// A server's sockets on its segment.
+#[derive(Debug)]
+pub struct Channels {
+    /// Receives control multicast.
+    pub control_multicast: UdpSocket,
+    /// Sends all control datagrams and receives those sent to this server alone.
+    pub control_unicast: UdpSocket,
+    /// Receives data frames.
+    pub data_receive: UdpSocket,
+    /// Sends data frames.
+    pub data_send: UdpSocket,
+    /// Where multicast goes.
+    pub addresses: ChannelAddresses,
+    /// This server's own address on the segment.
+    pub own: Ipv4Addr,
+    /// What the kernel really gave as receive buffer of the data channel, in bytes.
+    pub data_buffer_bytes: usize,
+}
+
+impl Channels {
+    /// Joins the segment by the interface with this name or address.
+    ///
+    /// # Errors
+    /// [`ChannelError`] names interface or socket.
+    pub fn join(interface: &str, addresses: ChannelAddresses) -> Result<Self, ChannelError> {
+        let own = interface_address(interface)?;
+        let control_multicast = multicast_receiver(addresses.control, own, DATA_BUFFER_BYTES / 8)?;
+        let data_receive = multicast_receiver(addresses.data, own, DATA_BUFFER_BYTES)?;
+        let data_buffer_bytes = socket2::SockRef::from(&data_receive).recv_buffer_size().unwrap_or(0);
+        Ok(Self {
+            control_multicast,
+            control_unicast: sender(own)?,
+            data_receive,
+            data_send: sender(own)?,
+            addresses,
+            own,
+            data_buffer_bytes,
+        })
+    }
+}
+
+/// The IPv4 address of an interface given by name, or by the address itself.
+///
+/// # Errors
+/// [`ChannelError`] when there is none.
+pub fn interface_address(interface: &str) -> Result<Ipv4Addr, ChannelError> {
+    let interfaces = if_addrs::get_if_addrs().map_err(ChannelError::Interfaces)?;
+    interfaces
+        .iter()
+        .filter_map(|candidate| match candidate.ip() {
+            IpAddr::V4(address) => Some((candidate.name.as_str(), address)),
+            IpAddr::V6(_) => None,
+        })
+        .find(|(name, address)| *name == interface || address.to_string() == interface)
+        .map(|(_, address)| address)
+        .ok_or_else(|| ChannelError::Interface { interface: interface.to_owned() })
+}
+
+/// The interface to use when none is named: the first one that is not the loopback, else that.
+///
+/// # Errors
+/// [`ChannelError`] when there is no IPv4 address at all.
+pub fn default_interface() -> Result<Ipv4Addr, ChannelError> {
+    let mut addresses: Vec<Ipv4Addr> = if_addrs::get_if_addrs()
+        .map_err(ChannelError::Interfaces)?
+        .iter()
+        .filter_map(|candidate| match candidate.ip() {
+            IpAddr::V4(address) => Some(address),
+            IpAddr::V6(_) => None,
+        })
+        .collect();
+    addresses.sort_by_key(Ipv4Addr::is_loopback);
+    addresses.first().copied().ok_or_else(|| ChannelError::Interface { interface: "(any)".into() })
+}
+
+fn multicast_receiver(address: SocketAddrV4, own: Ipv4Addr, buffer_bytes: usize) -> Result<UdpSocket, ChannelError> {
+    let attempt = || {
+        let socket = Socket::new(Domain::IPV4, Type::DGRAM, Some(Protocol::UDP))?;
+        // Several agents on one machine (a demonstration, a test) hear the same channel.
+        socket.set_reuse_address(true)?;
+        socket.set_multicast_all_v4(false)?;
+        // Best effort: the kernel caps it at rmem_max.
+        socket.set_recv_buffer_size(buffer_bytes).ok();
+        socket.bind(&SockAddr::from(address))?;
+        socket.join_multicast_v4(address.ip(), &own)?;
+        socket.set_nonblocking(true)?;
+        UdpSocket::from_std(socket.into())
+    };
+    attempt().map_err(|source| ChannelError::Socket { what: "listen to multicast", address: address.into(), source })
+}
+
+fn sender(own: Ipv4Addr) -> Result<UdpSocket, ChannelError> {
+    let address = SocketAddrV4::new(own, 0);
+    let attempt = || {
+        let socket = Socket::new(Domain::IPV4, Type::DGRAM, Some(Protocol::UDP))?;
+        socket.set_multicast_if_v4(&own)?;
+        socket.set_multicast_ttl_v4(TTL)?;
+        socket.set_multicast_loop_v4(true)?;
+        socket.set_send_buffer_size(SEND_BUFFER_BYTES).ok();
+        socket.set_recv_buffer_size(DATA_BUFFER_BYTES / 8).ok();
+        socket.bind(&SockAddr::from(address))?;
+        socket.set_nonblocking(true)?;
+        UdpSocket::from_std(socket.into())
+    };
+    attempt().map_err(|source| ChannelError::Socket { what: "open a socket", address: address.into(), source })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_one_says_all_on_the_segment_hear() {
+        let addresses = ChannelAddresses::of(ClusterId::random(), &"s1".parse().expect("good"));
+        let one = Channels::join("lo", addresses).expect("joins");
+        let other = Channels::join("127.0.0.1", addresses).expect("joins");
+        one.control_unicast.send_to(b"hello", addresses.control).await.expect("sends");
+        let mut buffer = [0; 16];
+        for listener in [&one, &other] {
+            let (length, _) = listener.control_multicast.recv_from(&mut buffer).await.expect("hears");
+            assert_eq!(&buffer[..length], b"hello");
+        }
+    }
+
+    #[test]
+    fn clusters_and_segments_do_not_meet() {
+        let segment = "s1".parse().expect("good");
+        let one = ChannelAddresses::of(ClusterId([1; 16]), &segment);
+        assert_eq!(one, ChannelAddresses::of(ClusterId([1; 16]), &segment));
+        assert_ne!(one, ChannelAddresses::of(ClusterId([2; 16]), &segment));
+        assert_ne!(one, ChannelAddresses::of(ClusterId([1; 16]), &"s2".parse().expect("good")));
+    }
+
+    #[test]
+    fn a_missing_interface_is_named() {
+        let error = Channels::join("nowhere0", ChannelAddresses::of(ClusterId([1; 16]), &"s".parse().expect("good")));
+        assert!(matches!(error, Err(ChannelError::Interface { interface }) if interface == "nowhere0"));
+    }
+}
