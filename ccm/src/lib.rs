@@ -1,3 +1,4 @@
 //! The content control manager.
 
+pub mod engine;
 pub mod ingest;

@@ -1,1 +1,10 @@
-//! The group leader: stores and forwards assignments, leads its network segment, reports to the content control manager
+//! The group leader: its connection to the content control manager, store-and-forward between
+//! leaders, and the sending side of multicast sessions.
+//!
+//! In reading order: [`uplink`] (the control connection), [`forward`] (which object to get from
+//! whom and whom to serve next).
+//!
+//! Absences: no content is ever read here; a leader carries assignments and cannot alter them.
+
+pub mod forward;
+pub mod uplink;

@@ -1,0 +1,284 @@
+//! The leaders that are connected, the servers that are online, and the deliveries under way.
+//!
+//! One lock, held for bookkeeping only: what is to be said goes into bounded queues of the
+//! connections, and whoever waits for a change is woken.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use common::control::{SessionStats, ToCcm, ToLeader};
+use common::fleet::{MemberInfo, SegmentReport};
+use common::ids::{AssignmentNumber, SegmentName, ServerId};
+use common::outcome::Outcome;
+use tokio::sync::{mpsc, watch};
+
+use super::delivery::{Delivery, Leader, Leaders, Says};
+
+/// How long a server may be missing from its segment before a run stops waiting for it. Longer than
+/// an election takes.
+pub const SERVER_GRACE: Duration = Duration::from_secs(8);
+/// Messages that may wait for one leader. A leader that does not read is disconnected.
+const QUEUE_MAX: usize = 1024;
+
+/// Counts connections, so that an old one's end is not taken for a new one's.
+pub type ConnectionId = u64;
+
+#[derive(Debug)]
+struct Link {
+    connection: ConnectionId,
+    leader: Leader,
+    queue: mpsc::Sender<ToLeader>,
+    report: Option<SegmentReport>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    connections: ConnectionId,
+    links: BTreeMap<SegmentName, Link>,
+    deliveries: BTreeMap<AssignmentNumber, Delivery>,
+    /// Since when a server that was online is missing.
+    missing_since: BTreeMap<ServerId, Instant>,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Hub {
+    state: Mutex<State>,
+    changes: watch::Sender<u64>,
+}
+
+/// What a delivery has come to.
+#[derive(Debug, Clone, Default)]
+pub struct Progress {
+    /// Every leader holds the object.
+    pub everywhere: bool,
+    /// Every target answered or was given up.
+    pub answered: bool,
+    /// The answers.
+    pub outcomes: BTreeMap<ServerId, Outcome>,
+    /// Sessions by segment, with whether they are over.
+    pub sessions: BTreeMap<SegmentName, (SessionStats, bool)>,
+    /// Who has not answered.
+    pub unanswered: BTreeSet<ServerId>,
+}
+
+impl Default for Hub {
+    fn default() -> Self {
+        Self { state: Mutex::default(), changes: watch::channel(0).0 }
+    }
+}
+
+impl Hub {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // A panic while bookkeeping leaves plain data; the next user sees it whole.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn changed(&self) {
+        self.changes.send_modify(|count| *count += 1);
+    }
+
+    /// Wakes at every change of leaders, servers or deliveries.
+    #[must_use]
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
+    }
+
+    /// A leader connected. Returns its connection and what is to be written to it.
+    pub fn connect(&self, segment: &SegmentName, leader: Leader) -> (ConnectionId, mpsc::Receiver<ToLeader>) {
+        let (queue, messages) = mpsc::channel(QUEUE_MAX);
+        let mut state = self.lock();
+        state.connections += 1;
+        let connection = state.connections;
+        state.links.insert(segment.clone(), Link { connection, leader, queue, report: None });
+        (connection, messages)
+    }
+
+    /// A connection ended. The segment has no leader until another connects.
+    pub fn disconnect(&self, segment: &SegmentName, connection: ConnectionId) {
+        let mut state = self.lock();
+        if state.links.get(segment).is_some_and(|link| link.connection == connection) {
+            let gone = state.links.remove(segment).and_then(|link| link.report);
+            let now = Instant::now();
+            for member in gone.into_iter().flat_map(|report| report.members) {
+                state.missing_since.entry(member.server).or_insert(now);
+            }
+            let says = state.each_delivery(Delivery::leaders_changed);
+            state.say(says);
+        }
+        drop(state);
+        self.changed();
+    }
+
+    /// What a leader said, except reports of the fleet's state. Returns `false` when the connection
+    /// is no longer the segment's.
+    pub fn heard(&self, segment: &SegmentName, connection: ConnectionId, message: &ToCcm) -> bool {
+        let mut state = self.lock();
+        if state.links.get(segment).is_none_or(|link| link.connection != connection) {
+            return false;
+        }
+        let leaders = state.leaders();
+        let says = match message {
+            ToCcm::Hello { .. } => Says::new(),
+            ToCcm::Segment(report) => state.segment_report(segment, report),
+            ToCcm::Holds { object } => {
+                state.deliveries_of(*object).flat_map(|delivery| delivery.holds(segment, &leaders)).collect()
+            }
+            ToCcm::AskNext { object } => {
+                let answers: Says =
+                    state.deliveries_of(*object).flat_map(|delivery| delivery.ask_next(segment, &leaders)).collect();
+                if answers.is_empty() {
+                    vec![(segment.clone(), ToLeader::Next { object: *object, next: None })]
+                } else {
+                    answers
+                }
+            }
+            ToCcm::FetchFailed { object, source, reason } => {
+                tracing::warn!(%segment, %object, ?source, reason, "a leader could not fetch an object");
+                state.deliveries_of(*object).flat_map(|delivery| delivery.fetch_failed(segment, &leaders)).collect()
+            }
+            ToCcm::Session { assignment, stats, finished } => {
+                if let Some(delivery) = state.deliveries.get_mut(assignment) {
+                    delivery.session(segment.clone(), stats.clone(), *finished);
+                }
+                Says::new()
+            }
+            ToCcm::Reports(reports) => {
+                for report in reports {
+                    if let Some(delivery) = state.deliveries.get_mut(&report.assignment) {
+                        delivery.report(report.server, report.outcome.clone());
+                    }
+                }
+                Says::new()
+            }
+            ToCcm::Ping => vec![(segment.clone(), ToLeader::Pong)],
+        };
+        state.say(says);
+        drop(state);
+        self.changed();
+        true
+    }
+
+    /// Starts a delivery.
+    pub fn deliver(&self, assignment: AssignmentNumber, mut delivery: Delivery) {
+        let mut state = self.lock();
+        let says = delivery.leaders_changed(&state.leaders());
+        state.deliveries.insert(assignment, delivery);
+        state.say(says);
+        drop(state);
+        self.changed();
+    }
+
+    /// What a delivery has come to. Gives up on targets that have been missing too long.
+    #[must_use]
+    pub fn progress(&self, assignment: AssignmentNumber) -> Option<Progress> {
+        let mut state = self.lock();
+        let given_up: Vec<ServerId> = state
+            .missing_since
+            .iter()
+            .filter(|(_, since)| since.elapsed() > SERVER_GRACE)
+            .map(|(server, _)| *server)
+            .collect();
+        let delivery = state.deliveries.get_mut(&assignment)?;
+        for server in given_up {
+            delivery.give_up(server);
+        }
+        Some(Progress {
+            everywhere: delivery.is_everywhere(),
+            answered: delivery.is_answered(),
+            outcomes: delivery.outcomes().clone(),
+            sessions: delivery.sessions().clone(),
+            unanswered: delivery.unanswered().collect(),
+        })
+    }
+
+    /// Ends a delivery; leaders may forget the object.
+    pub fn finish(&self, assignment: AssignmentNumber) {
+        let mut state = self.lock();
+        if let Some(delivery) = state.deliveries.remove(&assignment) {
+            let object = delivery.object();
+            let says = state.links.keys().map(|segment| (segment.clone(), ToLeader::Drop { object })).collect();
+            state.say(says);
+        }
+    }
+
+    /// The servers that are online, with what they last reported.
+    #[must_use]
+    pub fn online(&self) -> BTreeMap<ServerId, MemberInfo> {
+        let state = self.lock();
+        state
+            .links
+            .values()
+            .filter_map(|link| link.report.as_ref())
+            .flat_map(|report| report.members.iter().map(|member| (member.server, member.clone())))
+            .collect()
+    }
+
+    /// The segments whose leader is connected: leader and epoch.
+    #[must_use]
+    pub fn segments(&self) -> BTreeMap<SegmentName, (ServerId, u64)> {
+        let state = self.lock();
+        state
+            .links
+            .iter()
+            .map(|(segment, link)| {
+                (segment.clone(), (link.leader.server, link.report.as_ref().map_or(0, |report| report.epoch)))
+            })
+            .collect()
+    }
+}
+
+impl State {
+    fn leaders(&self) -> Leaders {
+        // A leader counts once it has reported its segment: before, nobody knows whom it leads.
+        self.links
+            .iter()
+            .filter(|(_, link)| link.report.is_some())
+            .map(|(segment, link)| (segment.clone(), link.leader.clone()))
+            .collect()
+    }
+
+    fn deliveries_of(&mut self, object: common::digest::Digest) -> impl Iterator<Item = &mut Delivery> {
+        self.deliveries.values_mut().filter(move |delivery| delivery.object() == object)
+    }
+
+    fn each_delivery(&mut self, change: impl Fn(&mut Delivery, &Leaders) -> Says) -> Says {
+        let leaders = self.leaders();
+        self.deliveries.values_mut().flat_map(|delivery| change(delivery, &leaders)).collect()
+    }
+
+    fn segment_report(&mut self, segment: &SegmentName, report: &SegmentReport) -> Says {
+        let Some(link) = self.links.get_mut(segment) else { return Says::new() };
+        let is_first = link.report.is_none();
+        let before = link.report.replace(report.clone());
+        let present: BTreeSet<ServerId> = report.members.iter().map(|member| member.server).collect();
+        let now = Instant::now();
+        for member in before.into_iter().flat_map(|report| report.members) {
+            if !present.contains(&member.server) {
+                self.missing_since.entry(member.server).or_insert(now);
+            }
+        }
+        for server in &present {
+            self.missing_since.remove(server);
+        }
+        if is_first {
+            let segment = segment.clone();
+            // What an earlier connection was told may not have arrived.
+            self.each_delivery(move |delivery, leaders| delivery.leader_reconnected(&segment, leaders))
+        } else {
+            Says::new()
+        }
+    }
+
+    fn say(&mut self, says: Says) {
+        for (segment, message) in says {
+            let Some(link) = self.links.get(&segment) else { continue };
+            if link.queue.try_send(message).is_err() {
+                tracing::warn!(%segment, "the leader does not read what it is told; disconnecting it");
+                // Dropping the queue ends the connection's task; the leader connects anew.
+                self.links.remove(&segment);
+            }
+        }
+    }
+}
