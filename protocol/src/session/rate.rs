@@ -1,0 +1,249 @@
+//! How fast the leader sends: a token bucket, and the rule that moves its rate by what is delivered.
+//!
+//! The rate grows while the worst member hears nearly everything and is cut when it loses much.
+//! Loss that a cut does not change is not congestion: then the cut is undone and that share of loss
+//! is taken for granted for a while. Without this rule random loss would drive the rate down to
+//! nothing, as it does with senders that follow TCP's equation.
+
+use std::time::Duration;
+
+use common::time::Timestamp;
+
+/// Bounds and start of the rate.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RateConfig {
+    /// Rate at the start, in bytes per second on the wire. Default 50,000,000: under half of 1 Gbit/s,
+    /// and doubled within a second where nothing is lost.
+    pub rate_bytes_per_sec: u64,
+    /// Lowest rate. Default 1,000,000: a slow member never brings the segment to a halt.
+    pub rate_bytes_per_sec_min: u64,
+    /// The administrator's cap. Default none.
+    pub rate_bytes_per_sec_max: Option<u64>,
+    /// Whether reports move the rate. Default true; false keeps the start's.
+    pub adaptive: bool,
+    /// Most frames sent at once. Default 64: 90 KB, which the smallest socket buffers in use hold.
+    pub burst_frames_max: u32,
+}
+
+impl Default for RateConfig {
+    fn default() -> Self {
+        Self {
+            rate_bytes_per_sec: 50_000_000,
+            rate_bytes_per_sec_min: 1_000_000,
+            rate_bytes_per_sec_max: None,
+            adaptive: true,
+            burst_frames_max: 64,
+        }
+    }
+}
+
+/// Loss up to this share (parts per million) lets the rate grow.
+const LOSS_PPM_GROW_MAX: u32 = 2_000;
+/// Loss above this share cuts the rate.
+const LOSS_PPM_HOLD_MAX: u32 = 20_000;
+/// How long loss that a cut did not change is taken for granted.
+const FLOOR_FOR: Duration = Duration::from_secs(2);
+const MICROS: u64 = 1_000_000;
+
+/// The rate and its bucket.
+#[derive(Debug)]
+pub struct Rate {
+    config: RateConfig,
+    rate_bytes_per_sec: u64,
+    /// Bytes times a million, so that no rate is too slow for its clock.
+    tokens: u64,
+    tokens_max: u64,
+    filled_at: Timestamp,
+    /// Worst loss reported since the last judgement.
+    worst_ppm: Option<u32>,
+    /// Loss that is not the rate's fault, and until when that is believed.
+    floor_ppm: u32,
+    floor_until: Timestamp,
+    /// The rate before the last cut, and the loss that caused it.
+    cut: Option<(u64, u32)>,
+    /// The next reports still speak of frames sent at the former rate.
+    settling: bool,
+}
+
+impl Rate {
+    /// A full bucket for frames of up to `frame_bytes`.
+    #[must_use]
+    pub fn new(config: RateConfig, frame_bytes: u32, now: Timestamp) -> Self {
+        let tokens_max = u64::from(frame_bytes) * u64::from(config.burst_frames_max.max(1)) * MICROS;
+        let mut rate = Self {
+            rate_bytes_per_sec: 0,
+            tokens: tokens_max,
+            tokens_max,
+            filled_at: now,
+            worst_ppm: None,
+            floor_ppm: 0,
+            floor_until: now,
+            cut: None,
+            settling: false,
+            config,
+        };
+        rate.set(rate.config.rate_bytes_per_sec);
+        rate
+    }
+
+    /// The present rate in bytes per second on the wire.
+    #[must_use]
+    pub fn bytes_per_sec(&self) -> u64 {
+        self.rate_bytes_per_sec
+    }
+
+    fn set(&mut self, rate_bytes_per_sec: u64) {
+        let max = self.config.rate_bytes_per_sec_max.unwrap_or(u64::MAX / (16 * MICROS)).max(1);
+        // The administrator's cap is above the floor's authority.
+        self.rate_bytes_per_sec = rate_bytes_per_sec.max(self.config.rate_bytes_per_sec_min).clamp(1, max);
+    }
+
+    /// Lets time fill the bucket.
+    pub fn fill(&mut self, now: Timestamp) {
+        let micros = u64::try_from(now.since(self.filled_at).as_micros()).unwrap_or(u64::MAX);
+        self.tokens = self.tokens.saturating_add(self.rate_bytes_per_sec.saturating_mul(micros)).min(self.tokens_max);
+        self.filled_at = self.filled_at.max(now);
+    }
+
+    /// Takes a frame's bytes out of the bucket if they are there.
+    pub fn take(&mut self, bytes: u32) -> bool {
+        let cost = u64::from(bytes) * MICROS;
+        let enough = self.tokens >= cost;
+        if enough {
+            self.tokens -= cost;
+        }
+        enough
+    }
+
+    /// When the bucket will hold this many bytes.
+    #[must_use]
+    pub fn ready_at(&self, bytes: u64) -> Timestamp {
+        let cost = bytes.saturating_mul(MICROS).min(self.tokens_max);
+        self.filled_at + Duration::from_micros(cost.saturating_sub(self.tokens).div_ceil(self.rate_bytes_per_sec))
+    }
+
+    /// A member lost this share of what was sent in the last while.
+    pub fn observe(&mut self, loss_ppm: u32) {
+        self.worst_ppm = Some(self.worst_ppm.map_or(loss_ppm, |worst| worst.max(loss_ppm)));
+    }
+
+    /// Moves the rate by the reports since the last judgement, if there were any.
+    pub fn judge(&mut self, now: Timestamp) {
+        let Some(worst_ppm) = self.worst_ppm.take() else { return };
+        if !self.config.adaptive {
+            return;
+        }
+        if self.settling {
+            self.settling = false;
+            return;
+        }
+        if now >= self.floor_until {
+            self.floor_ppm = 0;
+        }
+        if let Some((before, caused_by_ppm)) = self.cut.take()
+            && worst_ppm.abs_diff(caused_by_ppm) <= caused_by_ppm / 5
+        {
+            self.set(before);
+            self.floor_ppm = worst_ppm;
+            self.floor_until = now + FLOOR_FOR;
+            self.settling = true;
+            return;
+        }
+        let excess_ppm = worst_ppm.saturating_sub(self.floor_ppm);
+        if excess_ppm <= LOSS_PPM_GROW_MAX {
+            self.set(self.rate_bytes_per_sec + self.rate_bytes_per_sec / 20);
+        } else if excess_ppm > LOSS_PPM_HOLD_MAX {
+            self.cut = Some((self.rate_bytes_per_sec, worst_ppm));
+            let delivered_ppm = u64::from(1_000_000 - worst_ppm.min(1_000_000));
+            self.set(self.rate_bytes_per_sec / 1_000 * delivered_ppm / 1_000 * 95 / 100);
+            self.settling = true;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rate(config: RateConfig) -> Rate {
+        Rate::new(config, 1000, Timestamp::ZERO)
+    }
+
+    fn at(millis: u64) -> Timestamp {
+        Timestamp(millis * 1000)
+    }
+
+    fn judge(rate: &mut Rate, loss_ppm: u32, now: Timestamp) -> u64 {
+        rate.observe(loss_ppm);
+        rate.judge(now);
+        rate.bytes_per_sec()
+    }
+
+    #[test]
+    fn a_burst_is_bounded_and_then_the_rate_holds() {
+        let mut rate = rate(RateConfig { rate_bytes_per_sec: 1_000_000, ..RateConfig::default() });
+        rate.fill(at(60_000));
+        assert_eq!((0..1000).take_while(|_| rate.take(1000)).count(), 64);
+        assert_eq!(rate.ready_at(1000), Timestamp(60_001_000));
+        rate.fill(Timestamp(60_000_999));
+        assert!(!rate.take(1000));
+        rate.fill(Timestamp(60_001_000));
+        assert!(rate.take(1000));
+    }
+
+    #[test]
+    fn the_rate_grows_without_loss_holds_at_some_and_falls_at_much() {
+        let mut rate = rate(RateConfig::default());
+        assert_eq!(judge(&mut rate, 0, at(10)), 52_500_000);
+        assert_eq!(judge(&mut rate, 2_000, at(20)), 55_125_000);
+        assert_eq!(judge(&mut rate, 2_001, at(30)), 55_125_000);
+        assert_eq!(judge(&mut rate, 20_000, at(40)), 55_125_000);
+        assert!(judge(&mut rate, 100_000, at(50)) < 50_000_000);
+    }
+
+    #[test]
+    fn without_reports_the_rate_stays() {
+        let mut rate = rate(RateConfig::default());
+        rate.judge(at(10));
+        assert_eq!(rate.bytes_per_sec(), 50_000_000);
+    }
+
+    #[test]
+    fn a_cut_that_changes_nothing_is_undone_and_that_loss_is_taken_for_granted() {
+        let mut rate = rate(RateConfig::default());
+        assert!(judge(&mut rate, 50_000, at(0)) < 50_000_000);
+        let cut = rate.bytes_per_sec();
+        assert_eq!(judge(&mut rate, 50_000, at(50)), cut, "these reports are from before the cut");
+        assert_eq!(judge(&mut rate, 55_000, at(100)), 50_000_000);
+        judge(&mut rate, 55_000, at(150));
+        for millis in [200, 1000, 2000] {
+            assert!(judge(&mut rate, 50_000, at(millis)) >= 50_000_000);
+        }
+        let before = rate.bytes_per_sec();
+        assert!(judge(&mut rate, 50_000, at(2200)) < before, "tested again after a while");
+    }
+
+    #[test]
+    fn a_cut_that_helps_stays() {
+        let mut rate = rate(RateConfig::default());
+        let cut = judge(&mut rate, 200_000, at(0));
+        judge(&mut rate, 200_000, at(50));
+        assert_eq!(judge(&mut rate, 10_000, at(100)), cut);
+    }
+
+    #[test]
+    fn the_rate_stays_within_floor_and_cap_and_the_cap_is_the_stronger() {
+        let mut slow = rate(RateConfig::default());
+        for round in 0..200u32 {
+            judge(&mut slow, 300_000 + (round % 3) * 200_000, at(u64::from(round) * 50));
+        }
+        assert!(slow.bytes_per_sec() >= 1_000_000);
+        let mut capped = rate(RateConfig { rate_bytes_per_sec_max: Some(60_000_000), ..RateConfig::default() });
+        for round in 0..100 {
+            judge(&mut capped, 0, at(round * 50));
+        }
+        assert_eq!(capped.bytes_per_sec(), 60_000_000);
+        let low = rate(RateConfig { rate_bytes_per_sec_max: Some(500_000), ..RateConfig::default() });
+        assert_eq!(low.bytes_per_sec(), 500_000);
+    }
+}

@@ -1,0 +1,364 @@
+//! The member's side of a multicast session: takes what it hears, asks for what it misses.
+//!
+//! In: headers of frames that the driver has opened, messages of the leader, time, and the driver's
+//! word about digests. Out: reports, and that every symbol is here. **One input, then drain
+//! [`Receiver::poll_output`], then sleep until [`Receiver::poll_timeout`].**
+//!
+//! A symbol counts as held as soon as it is accepted, so the driver must write each accepted one.
+//! `Complete` only means that all symbols are held; the leader hears of it after the driver has
+//! verified the object, made it durable and said so with [`Receiver::confirm`].
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use common::ids::ServerId;
+use common::time::Timestamp;
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::{Rng as _, SeedableRng as _};
+
+use super::Geometry;
+use super::frame::FrameHeader;
+use super::message::{Message, Poll, Status, first_gaps};
+use super::ranges::RangeSet;
+
+/// The times of a receiver.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReceiverConfig {
+    /// Answers to a frame's POLL flag are spread over this. Default 1 ms: enough for the members of
+    /// a small segment not to answer in one instant, and for reordered frames to arrive.
+    pub reply_window: Duration,
+    /// Longest window that a poll may ask for. Default 100 ms.
+    pub reply_window_max: Duration,
+    /// Silence after which an incomplete member reports unasked. Default 20 ms: the poll was lost.
+    pub unasked_after: Duration,
+    /// Longest interval of unasked reports, each twice the one before. Default 500 ms.
+    pub unasked_interval_max: Duration,
+    /// Silence after which the session is given up. Default 3 s: fifteen announcements.
+    pub idle_max: Duration,
+    /// How many POLL flags a member answers after it is complete. Default 3: the first may be lost,
+    /// and the leader asks by name in the end.
+    pub repeated_acknowledgements: u32,
+}
+
+impl Default for ReceiverConfig {
+    fn default() -> Self {
+        Self {
+            reply_window: Duration::from_millis(1),
+            reply_window_max: Duration::from_millis(100),
+            unasked_after: Duration::from_millis(20),
+            unasked_interval_max: Duration::from_millis(500),
+            idle_max: Duration::from_secs(3),
+            repeated_acknowledgements: 3,
+        }
+    }
+}
+
+/// What became of a frame.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Accepted {
+    /// New: write its payload at the symbol's offset.
+    Symbol(u32),
+    /// Held already.
+    Duplicate,
+}
+
+/// Why a frame is not taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Refused {
+    /// It belongs to another session.
+    #[error("the frame belongs to session {actual:#010x}, not to {expected:#010x}")]
+    Session {
+        /// This session.
+        expected: u32,
+        /// The frame's.
+        actual: u32,
+    },
+    /// The object has no such symbol.
+    #[error("the frame carries symbol {symbol} of an object of {symbols}")]
+    Symbol {
+        /// The frame's symbol.
+        symbol: u32,
+        /// How many there are.
+        symbols: u32,
+    },
+    /// The payload is not as long as that symbol is.
+    #[error("symbol {symbol} arrived with {actual} bytes, it has {expected}")]
+    Length {
+        /// The symbol.
+        symbol: u32,
+        /// How long it is.
+        expected: u16,
+        /// How long the payload was.
+        actual: usize,
+    },
+    /// The session is over.
+    #[error("the session is over")]
+    Over,
+}
+
+/// What the driver shall do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Output {
+    /// Send to the leader.
+    Unicast(Message),
+    /// Every symbol is held. Verify what is not verified yet, make it durable, then
+    /// [`Receiver::confirm`]; or [`Receiver::mark_bad`] what is wrong.
+    Complete,
+    /// Nothing was heard for too long; the object is incomplete. Keep what is held.
+    Abandoned,
+    /// The session is over: closed by the leader, or silent after this member was complete.
+    Closed {
+        /// Whether the object is whole and confirmed here.
+        complete: bool,
+    },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    /// Symbols are missing. Reports unasked at `unasked_at`, and waits `unasked_interval` after that.
+    Gathering { unasked_at: Timestamp, unasked_interval: Duration },
+    /// The driver verifies.
+    Verifying,
+    /// The driver confirmed; so many POLL flags are still answered.
+    Confirmed { acknowledgements_left: u32 },
+    Over,
+}
+
+/// A member's side of one session.
+#[derive(Debug)]
+pub struct Receiver {
+    config: ReceiverConfig,
+    me: ServerId,
+    session: u32,
+    geometry: Geometry,
+    state: State,
+    held: RangeSet,
+    received: u64,
+    highest: u32,
+    sent_through: u32,
+    poll: u32,
+    /// When to answer the polls heard so far.
+    answer_at: Option<Timestamp>,
+    /// When anything of this session was last heard from the leader.
+    heard_at: Timestamp,
+    delays: ChaCha8Rng,
+    outputs: VecDeque<Output>,
+}
+
+impl Receiver {
+    /// Takes part in a session as the member `me`, holding nothing yet.
+    #[must_use]
+    pub fn new(
+        config: ReceiverConfig, me: ServerId, session: u32, geometry: Geometry, seed: u64, now: Timestamp,
+    ) -> Self {
+        let unasked_interval = config.unasked_after;
+        let mut receiver = Self {
+            state: State::Gathering { unasked_at: now + unasked_interval, unasked_interval },
+            config,
+            me,
+            session,
+            geometry,
+            held: RangeSet::new(),
+            received: 0,
+            highest: 0,
+            sent_through: 0,
+            poll: 0,
+            answer_at: None,
+            heard_at: now,
+            delays: ChaCha8Rng::seed_from_u64(seed),
+            outputs: VecDeque::new(),
+        };
+        receiver.check_whole();
+        receiver
+    }
+
+    /// What is held, for the journal.
+    #[must_use]
+    pub fn held(&self) -> &RangeSet {
+        &self.held
+    }
+
+    /// A frame whose seal was opened and whose epoch is the leader's.
+    ///
+    /// # Errors
+    /// [`Refused`] when it is not part of this object's session; nothing changes then.
+    pub fn handle_frame(
+        &mut self, header: &FrameHeader, payload_bytes: usize, now: Timestamp,
+    ) -> Result<Accepted, Refused> {
+        let symbol = header.symbol;
+        if header.session != self.session {
+            return Err(Refused::Session { expected: self.session, actual: header.session });
+        }
+        if symbol >= self.geometry.symbols() {
+            return Err(Refused::Symbol { symbol, symbols: self.geometry.symbols() });
+        }
+        let expected = self.geometry.payload_bytes(symbol);
+        if payload_bytes != usize::from(expected) {
+            return Err(Refused::Length { symbol, expected, actual: payload_bytes });
+        }
+        if self.state == State::Over {
+            return Err(Refused::Over);
+        }
+        self.heard(now);
+        self.received += 1;
+        self.highest = self.highest.max(header.sequence);
+        if header.flags.last {
+            self.sent_through = self.geometry.symbols();
+        } else if !header.flags.repair {
+            self.sent_through = self.sent_through.max(symbol + 1);
+        }
+        let new = self.held.insert(symbol..symbol + 1) == 1;
+        if header.flags.poll {
+            self.handle_poll_flag(now);
+        }
+        self.check_whole();
+        Ok(if new { Accepted::Symbol(symbol) } else { Accepted::Duplicate })
+    }
+
+    fn handle_poll_flag(&mut self, now: Timestamp) {
+        match &mut self.state {
+            State::Gathering { .. } | State::Verifying => self.answer_within(self.config.reply_window, now),
+            State::Confirmed { acknowledgements_left } if *acknowledgements_left > 0 => {
+                *acknowledgements_left -= 1;
+                self.answer_within(self.config.reply_window, now);
+            }
+            State::Confirmed { .. } | State::Over => (),
+        }
+    }
+
+    /// A message of the leader. Those of other sessions, and of other members, are passed over.
+    pub fn handle_message(&mut self, message: &Message, now: Timestamp) {
+        if message.session() != self.session || self.state == State::Over {
+            return;
+        }
+        match message {
+            Message::Announce { .. } => self.heard_at = now,
+            Message::Poll(poll) => self.handle_poll(poll, now),
+            Message::Close { .. } => self.close(),
+            Message::Status(_) | Message::Decline { .. } => (),
+        }
+    }
+
+    fn handle_poll(&mut self, poll: &Poll, now: Timestamp) {
+        self.heard(now);
+        self.poll = self.poll.max(poll.poll);
+        self.sent_through = self.sent_through.max(poll.sent_through.min(self.geometry.symbols()));
+        let confirmed = matches!(self.state, State::Confirmed { .. });
+        // A leader that takes an incomplete member for complete is told otherwise.
+        if poll.roll.asks(self.me) || (!confirmed && matches!(poll.roll, super::Roll::Complete(_))) {
+            let window = Duration::from_micros(u64::from(poll.reply_window_micros));
+            self.answer_within(window.min(self.config.reply_window_max), now);
+        }
+    }
+
+    fn answer_within(&mut self, window: Duration, now: Timestamp) {
+        let micros = u64::try_from(window.as_micros()).unwrap_or(u64::MAX).saturating_add(1);
+        let delay = Duration::from_micros(self.delays.next_u64() % micros);
+        self.answer_at.get_or_insert(now + delay);
+    }
+
+    /// These symbols are here from before (journal, or a local copy).
+    pub fn mark_have(&mut self, first: u32, count: u32) {
+        let end = first.saturating_add(count).min(self.geometry.symbols());
+        self.held.insert(first.min(end)..end);
+        self.check_whole();
+    }
+
+    /// These symbols are wrong (their chunk's digest) or could not be written: they are missing again.
+    pub fn mark_bad(&mut self, first: u32, count: u32, now: Timestamp) {
+        let end = first.saturating_add(count).min(self.geometry.symbols());
+        if self.held.remove(first.min(end)..end) > 0 && self.state != State::Over {
+            self.gather(now);
+            self.answer_within(self.config.reply_window, now);
+        }
+    }
+
+    /// The object is whole, verified and durable: the leader may know.
+    ///
+    /// Without effect when symbols are missing: what was marked bad meanwhile is not whole.
+    pub fn confirm(&mut self) {
+        if self.state == State::Verifying {
+            self.state = State::Confirmed { acknowledgements_left: self.config.repeated_acknowledgements };
+            self.report();
+        }
+    }
+
+    /// What to do next, until `None`.
+    pub fn poll_output(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    /// When to call [`Receiver::handle_timeout`] at the latest.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<Timestamp> {
+        let idle_at = self.heard_at + self.config.idle_max;
+        let own = match self.state {
+            State::Gathering { unasked_at, .. } => Some(unasked_at.min(idle_at)),
+            State::Verifying => None,
+            State::Confirmed { .. } => Some(idle_at),
+            State::Over => return None,
+        };
+        own.into_iter().chain(self.answer_at).min()
+    }
+
+    /// Time has passed.
+    pub fn handle_timeout(&mut self, now: Timestamp) {
+        let idle = self.heard_at + self.config.idle_max <= now;
+        match self.state {
+            State::Gathering { .. } if idle => {
+                self.state = State::Over;
+                self.outputs.push_back(Output::Abandoned);
+            }
+            State::Confirmed { .. } if idle => self.close(),
+            State::Gathering { unasked_at, unasked_interval } if unasked_at <= now => {
+                let unasked_interval = (unasked_interval * 2).min(self.config.unasked_interval_max);
+                self.state = State::Gathering { unasked_at: now + unasked_interval, unasked_interval };
+                self.report();
+            }
+            State::Gathering { .. } | State::Verifying | State::Confirmed { .. } | State::Over => (),
+        }
+        if self.state != State::Over && self.answer_at.is_some_and(|at| at <= now) {
+            self.report();
+        }
+    }
+
+    fn heard(&mut self, now: Timestamp) {
+        self.heard_at = now;
+        if matches!(self.state, State::Gathering { .. }) {
+            self.gather(now);
+        }
+    }
+
+    fn gather(&mut self, now: Timestamp) {
+        let unasked_interval = self.config.unasked_after;
+        self.state = State::Gathering { unasked_at: now + unasked_interval, unasked_interval };
+    }
+
+    fn check_whole(&mut self) {
+        if matches!(self.state, State::Gathering { .. }) && self.held.count() == self.geometry.symbols() {
+            self.state = State::Verifying;
+            self.outputs.push_back(Output::Complete);
+        }
+    }
+
+    fn close(&mut self) {
+        let complete = matches!(self.state, State::Confirmed { .. });
+        self.state = State::Over;
+        self.answer_at = None;
+        self.outputs.push_back(Output::Closed { complete });
+    }
+
+    /// Says where this member stands; one report answers everything asked before it.
+    fn report(&mut self) {
+        self.answer_at = None;
+        self.outputs.push_back(Output::Unicast(Message::Status(Status {
+            session: self.session,
+            poll: self.poll,
+            received: self.received,
+            highest: self.highest,
+            held: self.held.count(),
+            missing: first_gaps(&self.held, self.sent_through),
+            complete: matches!(self.state, State::Confirmed { .. }),
+        })));
+    }
+}
