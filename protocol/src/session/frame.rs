@@ -231,9 +231,8 @@ mod tests {
 
     #[test]
     fn the_layout_of_version_1_stays_readable() {
-        let golden = [
-            0x11, 0x03, 0x02, 0x07, 1, 2, 3, 4, 0, 0, 0, 5, 0x0a, 0x0b, 0x0c, 0x0d, 0, 0, 0, 9, 0, 3, 0x11, 0x22,
-        ];
+        let golden =
+            [0x11, 0x03, 0x02, 0x07, 1, 2, 3, 4, 0, 0, 0, 5, 0x0a, 0x0b, 0x0c, 0x0d, 0, 0, 0, 9, 0, 3, 0x11, 0x22];
         assert_eq!(header().encode(), golden);
         let bytes = datagram(&header());
         let (read, sealed) = FrameHeader::decode(&bytes).expect("a good frame");

@@ -152,6 +152,12 @@ pub(super) fn first_gaps(held: &RangeSet, sent_through: u32) -> Vec<(u32, u32)> 
         .collect()
 }
 
+/// Whether a list of gaps is so long that more of them may have been cut.
+pub(super) fn may_be_cut(gaps: &[(u32, u32)]) -> bool {
+    let bytes: usize = gaps.iter().map(|(first, count)| varint_bytes(*first) + varint_bytes(*count)).sum();
+    bytes + 2 * varint_bytes(u32::MAX) > LIST_BYTES_MAX
+}
+
 /// Length of a number in the binary form: seven bits to a byte.
 fn varint_bytes(number: u32) -> usize {
     let bits = (u32::BITS - number.leading_zeros()).max(1) as usize;
@@ -172,7 +178,9 @@ mod tests {
         assert_eq!(&gaps[..2], &[(1, 1), (3, 1)]);
         let bytes: usize = gaps.iter().map(|(first, count)| varint_bytes(*first) + varint_bytes(*count)).sum();
         assert!((LIST_BYTES_MAX - 10..=LIST_BYTES_MAX).contains(&bytes), "{bytes} bytes of gaps");
+        assert!(may_be_cut(&gaps));
         assert_eq!(first_gaps(&held, 4), vec![(1, 1), (3, 1)]);
+        assert!(!may_be_cut(&first_gaps(&held, 4)));
         for (number, bytes) in [(0, 1), (127, 1), (128, 2), (16_383, 2), (16_384, 3), (u32::MAX, 5)] {
             assert_eq!(varint_bytes(number), bytes, "of {number}");
         }

@@ -21,15 +21,19 @@
 //! symbols; parity would be another frame kind, and another way to choose what a repair pass sends.
 
 mod frame;
+mod members;
 mod message;
 mod ranges;
 pub mod rate;
 mod receiver;
+mod sender;
 
 pub use frame::{FrameFlags, FrameHeader, HEADER_BYTES, HeaderError, LOWER_HEADER_BYTES, TAG_BYTES};
+pub use members::Failure;
 pub use message::{LIST_BYTES_MAX, Message, Poll, Roll, Status};
 pub use ranges::RangeSet;
 pub use receiver::{Accepted, Output as ReceiverOutput, Receiver, ReceiverConfig, Refused};
+pub use sender::{Announcement, Frame, Output as SenderOutput, Sender, SenderConfig, StatusRefused};
 
 /// Default length of a symbol in bytes.
 ///

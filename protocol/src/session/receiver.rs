@@ -116,11 +116,16 @@ pub enum Output {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
     /// Symbols are missing. Reports unasked at `unasked_at`, and waits `unasked_interval` after that.
-    Gathering { unasked_at: Timestamp, unasked_interval: Duration },
+    Gathering {
+        unasked_at: Timestamp,
+        unasked_interval: Duration,
+    },
     /// The driver verifies.
     Verifying,
     /// The driver confirmed; so many POLL flags are still answered.
-    Confirmed { acknowledgements_left: u32 },
+    Confirmed {
+        acknowledgements_left: u32,
+    },
     Over,
 }
 
@@ -149,7 +154,12 @@ impl Receiver {
     /// Takes part in a session as the member `me`, holding nothing yet.
     #[must_use]
     pub fn new(
-        config: ReceiverConfig, me: ServerId, session: u32, geometry: Geometry, seed: u64, now: Timestamp,
+        config: ReceiverConfig,
+        me: ServerId,
+        session: u32,
+        geometry: Geometry,
+        seed: u64,
+        now: Timestamp,
     ) -> Self {
         let unasked_interval = config.unasked_after;
         let mut receiver = Self {
@@ -172,6 +182,23 @@ impl Receiver {
         receiver
     }
 
+    /// Takes part as a member that has the object already, verified and durable: it says so at once.
+    #[must_use]
+    pub fn already_complete(
+        config: ReceiverConfig,
+        me: ServerId,
+        session: u32,
+        geometry: Geometry,
+        seed: u64,
+        now: Timestamp,
+    ) -> Self {
+        let mut receiver = Self::new(config, me, session, geometry, seed, now);
+        receiver.mark_have(0, geometry.symbols());
+        receiver.outputs.clear();
+        receiver.confirm();
+        receiver
+    }
+
     /// What is held, for the journal.
     #[must_use]
     pub fn held(&self) -> &RangeSet {
@@ -183,7 +210,10 @@ impl Receiver {
     /// # Errors
     /// [`Refused`] when it is not part of this object's session; nothing changes then.
     pub fn handle_frame(
-        &mut self, header: &FrameHeader, payload_bytes: usize, now: Timestamp,
+        &mut self,
+        header: &FrameHeader,
+        payload_bytes: usize,
+        now: Timestamp,
     ) -> Result<Accepted, Refused> {
         let symbol = header.symbol;
         if header.session != self.session {
@@ -265,9 +295,15 @@ impl Receiver {
     }
 
     /// These symbols are wrong (their chunk's digest) or could not be written: they are missing again.
+    ///
+    /// Without effect once the object is confirmed: the leader has the driver's word by then.
     pub fn mark_bad(&mut self, first: u32, count: u32, now: Timestamp) {
+        match self.state {
+            State::Gathering { .. } | State::Verifying => (),
+            State::Confirmed { .. } | State::Over => return,
+        }
         let end = first.saturating_add(count).min(self.geometry.symbols());
-        if self.held.remove(first.min(end)..end) > 0 && self.state != State::Over {
+        if self.held.remove(first.min(end)..end) > 0 {
             self.gather(now);
             self.answer_within(self.config.reply_window, now);
         }
