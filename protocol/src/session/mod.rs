@@ -27,6 +27,8 @@ mod ranges;
 pub mod rate;
 mod receiver;
 mod sender;
+#[cfg(test)]
+mod simulation;
 
 pub use frame::{FrameFlags, FrameHeader, HEADER_BYTES, HeaderError, LOWER_HEADER_BYTES, TAG_BYTES};
 pub use members::Failure;
