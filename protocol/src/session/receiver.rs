@@ -142,8 +142,9 @@ pub struct Receiver {
     highest: u32,
     sent_through: u32,
     poll: u32,
-    /// When to answer the polls heard so far.
-    answer_at: Option<Timestamp>,
+    /// When to answer the polls heard so far, and about which symbols: those below this. Later ones may
+    /// still be on their way.
+    answer: Option<(Timestamp, u32)>,
     /// When anything of this session was last heard from the leader.
     heard_at: Timestamp,
     delays: ChaCha8Rng,
@@ -173,7 +174,7 @@ impl Receiver {
             highest: 0,
             sent_through: 0,
             poll: 0,
-            answer_at: None,
+            answer: None,
             heard_at: now,
             delays: ChaCha8Rng::seed_from_u64(seed),
             outputs: VecDeque::new(),
@@ -281,10 +282,14 @@ impl Receiver {
         }
     }
 
+    /// Answers in the later half of the window: until then reordered frames arrive, and nobody who
+    /// lost nothing waits for it, for confirmation is reported unasked.
     fn answer_within(&mut self, window: Duration, now: Timestamp) {
-        let micros = u64::try_from(window.as_micros()).unwrap_or(u64::MAX).saturating_add(1);
-        let delay = Duration::from_micros(self.delays.next_u64() % micros);
-        self.answer_at.get_or_insert(now + delay);
+        let half_micros = u64::try_from(window.as_micros() / 2).unwrap_or(u64::MAX - 1);
+        let delay =
+            Duration::from_micros(half_micros) + Duration::from_micros(self.delays.next_u64() % (half_micros + 1));
+        let at = self.answer.map_or(now + delay, |(at, _)| at);
+        self.answer = Some((at, self.sent_through));
     }
 
     /// These symbols are here from before (journal, or a local copy).
@@ -315,7 +320,7 @@ impl Receiver {
     pub fn confirm(&mut self) {
         if self.state == State::Verifying {
             self.state = State::Confirmed { acknowledgements_left: self.config.repeated_acknowledgements };
-            self.report();
+            self.report(self.sent_through);
         }
     }
 
@@ -334,7 +339,7 @@ impl Receiver {
             State::Confirmed { .. } => Some(idle_at),
             State::Over => return None,
         };
-        own.into_iter().chain(self.answer_at).min()
+        own.into_iter().chain(self.answer.map(|(at, _)| at)).min()
     }
 
     /// Time has passed.
@@ -349,12 +354,15 @@ impl Receiver {
             State::Gathering { unasked_at, unasked_interval } if unasked_at <= now => {
                 let unasked_interval = (unasked_interval * 2).min(self.config.unasked_interval_max);
                 self.state = State::Gathering { unasked_at: now + unasked_interval, unasked_interval };
-                self.report();
+                self.report(self.sent_through);
             }
             State::Gathering { .. } | State::Verifying | State::Confirmed { .. } | State::Over => (),
         }
-        if self.state != State::Over && self.answer_at.is_some_and(|at| at <= now) {
-            self.report();
+        if let Some((at, through)) = self.answer
+            && self.state != State::Over
+            && at <= now
+        {
+            self.report(through);
         }
     }
 
@@ -380,20 +388,21 @@ impl Receiver {
     fn close(&mut self) {
         let complete = matches!(self.state, State::Confirmed { .. });
         self.state = State::Over;
-        self.answer_at = None;
+        self.answer = None;
         self.outputs.push_back(Output::Closed { complete });
     }
 
-    /// Says where this member stands; one report answers everything asked before it.
-    fn report(&mut self) {
-        self.answer_at = None;
+    /// Says where this member stands, and what it misses below `through`; one report answers everything
+    /// asked before it.
+    fn report(&mut self, through: u32) {
+        self.answer = None;
         self.outputs.push_back(Output::Unicast(Message::Status(Status {
             session: self.session,
             poll: self.poll,
             received: self.received,
             highest: self.highest,
             held: self.held.count(),
-            missing: first_gaps(&self.held, self.sent_through),
+            missing: first_gaps(&self.held, through),
             complete: matches!(self.state, State::Confirmed { .. }),
         })));
     }
