@@ -23,10 +23,17 @@
 mod frame;
 mod members;
 mod message;
+#[cfg(test)]
+mod promises;
 mod ranges;
 pub mod rate;
 mod receiver;
+mod refusal;
+mod requests;
 mod sender;
+mod sender_config;
+#[cfg(test)]
+mod sender_tests;
 #[cfg(test)]
 mod simulation;
 
@@ -35,7 +42,9 @@ pub use members::Failure;
 pub use message::{LIST_BYTES_MAX, Message, Poll, Roll, Status};
 pub use ranges::RangeSet;
 pub use receiver::{Accepted, Output as ReceiverOutput, Receiver, ReceiverConfig, Refused};
-pub use sender::{Announcement, Frame, Output as SenderOutput, Sender, SenderConfig, StatusRefused};
+pub use refusal::StatusRefused;
+pub use sender::{Announcement, Frame, Output as SenderOutput, Sender};
+pub use sender_config::SenderConfig;
 
 /// Default length of a symbol in bytes.
 ///

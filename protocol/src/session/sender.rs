@@ -24,8 +24,7 @@
 //! who have not acknowledged. With nothing lost no step waits for a timer.
 //!
 //! A symbol is asked for rightly only by a member that had the chance to hear its last transmission:
-//! one that has heard a later sequence, or a poll that was sent later. For this the sender keeps four
-//! bytes for each symbol sent.
+//! one that has heard a later sequence, or a poll that was sent later.
 //!
 //! [`available`]: Sender::available
 //! [`add_member`]: Sender::add_member
@@ -47,8 +46,10 @@ use common::time::Timestamp;
 use super::frame::{FrameFlags, FrameHeader, HEADER_BYTES, LOWER_HEADER_BYTES, TAG_BYTES};
 use super::members::{Failure, Members};
 use super::message::{Message, Poll, Roll, Status, may_be_cut};
-use super::ranges::RangeSet;
-use super::rate::{Rate, RateConfig};
+use super::rate::Rate;
+use super::refusal::{Sent, StatusRefused};
+use super::requests::Requests;
+use super::sender_config::SenderConfig;
 use super::{Geometry, SYMBOL_BYTES_MAX};
 
 /// How many of the last polls are remembered with the sequence they followed.
@@ -61,62 +62,6 @@ const REPLY_WINDOW_MAX: Duration = Duration::from_millis(100);
 /// several: one over this.
 const WAKE_SHARE: u64 = 4;
 const FRAME_OVERHEAD_BYTES: u32 = (HEADER_BYTES + TAG_BYTES + LOWER_HEADER_BYTES) as u32;
-
-/// The times and limits of a sender.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SenderConfig {
-    /// How fast frames are sent.
-    pub rate: RateConfig,
-    /// How often a frame asks for reports during the first pass and long repair passes. Default
-    /// 50 ms: at 50 MB/s a report that can name some 250 gaps then covers 1,800 frames.
-    pub poll_interval: Duration,
-    /// Over what time members spread their answers to a frame's POLL flag. Default 1 ms. Must be at
-    /// least [`ReceiverConfig::reply_window`](super::ReceiverConfig::reply_window), else their
-    /// answers come after the round.
-    pub reply_window: Duration,
-    /// How long a round stays open beyond the window of its answers. Default 5 ms: many round-trip
-    /// times of a LAN. Shorter sends repairs sooner, and twice to members whose answers are late.
-    pub reply_hold: Duration,
-    /// Longest interval of polls by message while nothing is left to send; they begin at
-    /// `reply_window + reply_hold` and grow by half each time. Default 50 ms.
-    pub poll_interval_max: Duration,
-    /// The same while the next part of the object is not available yet. Default 500 ms: keeps members
-    /// from giving the session up ([`ReceiverConfig::idle_max`](super::ReceiverConfig::idle_max)).
-    pub stall_poll_interval_max: Duration,
-    /// After what time the announcement is repeated while some member was never heard. Default 2 ms;
-    /// each interval is four times the one before.
-    pub announce_interval: Duration,
-    /// Longest such interval. Default 100 ms.
-    pub announce_interval_max: Duration,
-    /// During the first pass at most one frame in so many is a repair. Default 4: the end then covers
-    /// little more than the last losses, and no member with many losses stops the others.
-    pub repair_every: u32,
-    /// Least silence after which a member has failed; it must have left eight polls unanswered too.
-    /// Default 1 s: twenty polls. The dead delay the end by this much, and nobody's own completion.
-    pub silence_min: Duration,
-    /// How long a member may answer without holding more than before while nothing new is sent: one
-    /// whose disk is broken, or that never verifies. Default 60 s, which includes the time to make a
-    /// large object durable.
-    pub progress_max: Duration,
-}
-
-impl Default for SenderConfig {
-    fn default() -> Self {
-        Self {
-            rate: RateConfig::default(),
-            poll_interval: Duration::from_millis(50),
-            reply_window: Duration::from_millis(1),
-            reply_hold: Duration::from_millis(5),
-            poll_interval_max: Duration::from_millis(50),
-            stall_poll_interval_max: Duration::from_millis(500),
-            announce_interval: Duration::from_millis(2),
-            announce_interval_max: Duration::from_millis(100),
-            repair_every: 4,
-            silence_min: Duration::from_secs(1),
-            progress_max: Duration::from_secs(60),
-        }
-    }
-}
 
 /// What a session says of itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -156,60 +101,6 @@ pub enum Output {
     Finished(SessionStats),
 }
 
-/// Why a report is not taken.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum StatusRefused {
-    /// It belongs to another session.
-    #[error("the report belongs to session {actual:#010x}, not to {expected:#010x}")]
-    Session {
-        /// This session.
-        expected: u32,
-        /// The report's.
-        actual: u32,
-    },
-    /// Its sender is no member of the session.
-    #[error("{from} reports and is no member of the session")]
-    Stranger {
-        /// Who sent it.
-        from: ServerId,
-    },
-    /// It tells of transmissions or polls that never were.
-    #[error("{from} reports to have heard sequence {highest} and poll {poll}, which were not sent yet")]
-    Future {
-        /// Who sent it.
-        from: ServerId,
-        /// Highest sequence it names.
-        highest: u32,
-        /// The poll it names.
-        poll: u32,
-    },
-    /// It says complete and holds less, or holds more than there is.
-    #[error("{from} reports to hold {held} symbols of {symbols}, complete: {complete}")]
-    Held {
-        /// Who sent it.
-        from: ServerId,
-        /// How many symbols it says to hold.
-        held: u32,
-        /// How many there are.
-        symbols: u32,
-        /// Whether it says to be complete.
-        complete: bool,
-    },
-    /// What it misses is not ascending and apart, or was never sent.
-    #[error("{from} reports {count} missing symbols from {first} on, which no member can miss there")]
-    Missing {
-        /// Who sent it.
-        from: ServerId,
-        /// First symbol of the wrong run.
-        first: u32,
-        /// Length of the wrong run.
-        count: u32,
-    },
-    /// The session is over.
-    #[error("the session is over")]
-    Over,
-}
-
 /// A question is out; what is asked for is joined until this is over.
 #[derive(Debug)]
 struct Round {
@@ -234,12 +125,7 @@ pub struct Sender {
     started_at: Timestamp,
     /// The first symbols of the object, as many as may be sent.
     available: u32,
-    /// Sequence of the last transmission of each symbol that was sent.
-    last_sent: Vec<u32>,
-    /// Asked for in the present round.
-    wanted: RangeSet,
-    /// To be sent again.
-    repairing: RangeSet,
+    requests: Requests,
     /// First transmissions since the last repair.
     firsts: u32,
     pass: u32,
@@ -281,9 +167,7 @@ impl Sender {
             geometry,
             started_at: now,
             available: geometry.symbols_within(available_bytes),
-            last_sent: Vec::new(),
-            wanted: RangeSet::new(),
-            repairing: RangeSet::new(),
+            requests: Requests::default(),
             firsts: 0,
             pass: 1,
             sequence: 0,
@@ -359,14 +243,14 @@ impl Sender {
         // Up to here the member had the chance to hear everything.
         let heard_through = status.highest.max(self.sequence_at(status.poll));
         if heard.waiting {
-            self.want(&status.missing, heard_through);
+            self.requests.want(&status.missing, heard_through);
         }
         if let Some(round) = &mut self.round {
             round.cut |= heard.waiting && may_be_cut(&status.missing);
             if !heard.waiting || heard_through >= round.sequence {
                 self.answered(from, now);
             }
-        } else if !self.wanted.is_empty() {
+        } else if self.requests.any_wanted() {
             // Unasked, or late: others may be about to ask for the same.
             self.open_round(self.config.reply_window, now);
             self.answered(from, now);
@@ -376,64 +260,25 @@ impl Sender {
     }
 
     fn check(&self, from: ServerId, status: &Status) -> Result<(), StatusRefused> {
-        if status.session != self.announcement.session {
-            return Err(StatusRefused::Session { expected: self.announcement.session, actual: status.session });
-        }
         if self.over {
             return Err(StatusRefused::Over);
         }
         if !self.members.knows(from) {
             return Err(StatusRefused::Stranger { from });
         }
-        if status.highest > self.sequence || status.poll > self.polls {
-            return Err(StatusRefused::Future { from, highest: status.highest, poll: status.poll });
-        }
-        let (held, symbols, complete) = (status.held, self.geometry.symbols(), status.complete);
-        if held > symbols || (complete && held < symbols) {
-            return Err(StatusRefused::Held { from, held, symbols, complete });
-        }
-        let mut end = 0;
-        for (first, count) in status.missing.iter().copied() {
-            let next = first.checked_add(count).filter(|next| *next <= self.sent_through());
-            match next {
-                Some(next) if count > 0 && first >= end => end = next,
-                Some(_) | None => return Err(StatusRefused::Missing { from, first, count }),
-            }
-        }
-        Ok(())
-    }
-
-    /// All symbols below this were sent.
-    fn sent_through(&self) -> u32 {
-        u32::try_from(self.last_sent.len()).unwrap_or(u32::MAX)
+        let sent = Sent {
+            session: self.announcement.session,
+            sequence: self.sequence,
+            polls: self.polls,
+            symbols: self.geometry.symbols(),
+            sent_through: self.requests.sent_through(),
+        };
+        sent.check(from, status)
     }
 
     /// The sequence that this poll followed; 0 when that is forgotten.
     fn sequence_at(&self, poll: u32) -> u32 {
         self.recent_polls.iter().find(|(recent, _)| *recent == poll).map_or(0, |(_, sequence)| *sequence)
-    }
-
-    /// Joins what a member misses to what is wanted, as far as it had the chance to hear it.
-    fn want(&mut self, missing: &[(u32, u32)], heard_through: u32) {
-        let mut new = Vec::new();
-        for (first, count) in missing.iter().copied() {
-            for unwanted in self.wanted.gaps(first..first.saturating_add(count)) {
-                for gap in self.repairing.gaps(unwanted) {
-                    let mut from = gap.start;
-                    let sent = self.last_sent.get(gap.start as usize..gap.end as usize).unwrap_or_default();
-                    for (symbol, sequence) in gap.clone().zip(sent) {
-                        if *sequence > heard_through {
-                            new.push(from..symbol);
-                            from = symbol + 1;
-                        }
-                    }
-                    new.push(from..gap.end);
-                }
-            }
-        }
-        for run in new {
-            self.wanted.insert(run);
-        }
     }
 
     fn answered(&mut self, from: ServerId, now: Timestamp) {
@@ -452,10 +297,7 @@ impl Sender {
     fn close_round(&mut self, now: Timestamp) {
         let cut = self.round.take().is_some_and(|round| round.cut);
         self.rate.judge(now);
-        if !self.wanted.is_empty() {
-            for run in std::mem::take(&mut self.wanted).runs() {
-                self.repairing.insert(run);
-            }
+        if self.requests.close_round() {
             self.pass = self.pass.saturating_add(1);
         }
         if cut {
@@ -483,19 +325,16 @@ impl Sender {
         self.sequence = sequence;
         self.sent_bytes += u64::from(payload_bytes);
         if repair {
-            self.repairing.remove(symbol..symbol + 1);
-            if let Some(last_sent) = self.last_sent.get_mut(symbol as usize) {
-                *last_sent = sequence;
-            }
+            self.requests.sent_again(symbol, sequence);
             self.repaired_symbols += 1;
             self.firsts = 0;
         } else {
-            self.last_sent.push(sequence);
+            self.requests.sent_first(sequence);
             self.firsts = self.firsts.saturating_add(1);
             self.offered_at = now;
         }
-        let last = self.sent_through() == self.geometry.symbols();
-        let ended = last && self.repairing.is_empty();
+        let last = self.requests.sent_through() == self.geometry.symbols();
+        let ended = last && self.requests.repairs() == 0;
         let poll = ended || self.poll_at <= now;
         if poll {
             self.ask_by_frame(ended, now);
@@ -518,14 +357,14 @@ impl Sender {
 
     /// The symbol to send next, and whether it is a repair.
     fn next_symbol(&self) -> Option<(u32, bool)> {
-        let first = Some(self.sent_through()).filter(|symbol| *symbol < self.available);
+        let first = Some(self.requests.sent_through()).filter(|symbol| *symbol < self.available);
         let repair_due = first.is_none() || self.firsts + 1 >= self.config.repair_every;
-        let repair = self.repairing.first().filter(|_| repair_due);
+        let repair = self.requests.first_repair().filter(|_| repair_due);
         repair.map(|symbol| (symbol, true)).or(first.map(|symbol| (symbol, false)))
     }
 
     fn has_data(&self) -> bool {
-        self.sent_through() < self.available || !self.repairing.is_empty()
+        self.requests.sent_through() < self.available || self.requests.repairs() > 0
     }
 
     /// The frame that was just numbered asks.
@@ -550,7 +389,7 @@ impl Sender {
         self.push_poll(&waiting, reply_window);
         self.members.asked();
         self.open_round(reply_window, now);
-        let stalled = self.sent_through() < self.geometry.symbols();
+        let stalled = self.requests.sent_through() < self.geometry.symbols();
         let interval_max = if stalled { self.config.stall_poll_interval_max } else { self.config.poll_interval_max };
         self.quiet_interval = (self.quiet_interval * 3 / 2).min(interval_max);
         self.poll_at = now + self.quiet_interval.max(reply_window + self.config.reply_hold);
@@ -565,7 +404,7 @@ impl Sender {
             session: self.announcement.session,
             poll: self.polls,
             pass: u8::try_from(self.pass).unwrap_or(u8::MAX),
-            sent_through: self.sent_through(),
+            sent_through: self.requests.sent_through(),
             reply_window_micros: u32::try_from(reply_window.as_micros()).unwrap_or(u32::MAX),
             roll: Roll::of(complete.iter(), asked.iter()),
         })));
@@ -613,8 +452,8 @@ impl Sender {
 
     /// When there is enough in the bucket for the frames of one wake-up.
     fn frames_at(&self) -> Timestamp {
-        let firsts = self.available.saturating_sub(self.sent_through());
-        let left = u64::from(firsts) + u64::from(self.repairing.count());
+        let firsts = self.available.saturating_sub(self.requests.sent_through());
+        let left = u64::from(firsts) + u64::from(self.requests.repairs());
         let at_once = (u64::from(self.config.rate.burst_frames_max) / WAKE_SHARE).clamp(1, left.max(1));
         self.rate.ready_at(at_once * u64::from(u32::from(self.geometry.symbol_bytes()) + FRAME_OVERHEAD_BYTES))
     }

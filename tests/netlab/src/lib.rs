@@ -23,6 +23,7 @@ pub mod farm;
 pub mod hammer;
 pub mod lab;
 pub mod process;
+pub mod releases;
 pub mod trees;
 
 pub use address::{Host, Rate};

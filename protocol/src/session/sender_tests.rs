@@ -1,0 +1,214 @@
+//! The leader's side alone: exact outputs for exact inputs and times.
+
+use std::time::Duration;
+
+use common::time::Timestamp;
+
+use super::simulation::{SESSION, announcement, id};
+use super::*;
+
+fn at(millis: u64) -> Timestamp {
+    Timestamp(millis * 1000)
+}
+
+fn sender(members: usize, symbols: u64) -> Sender {
+    let bytes = symbols * u64::from(SYMBOL_BYTES);
+    let geometry = Geometry::new(bytes, SYMBOL_BYTES).expect("fits");
+    Sender::new(SenderConfig::default(), announcement(), geometry, (0..members).map(id), bytes, at(0))
+}
+
+fn outputs(sender: &mut Sender) -> Vec<SenderOutput> {
+    std::iter::from_fn(|| sender.poll_output()).collect()
+}
+
+fn frames(sender: &mut Sender, now: Timestamp) -> Vec<FrameHeader> {
+    std::iter::from_fn(|| sender.poll_frame(now)).map(|frame| frame.header).collect()
+}
+
+fn status(highest: u32, held: u32, missing: Vec<(u32, u32)>) -> Status {
+    Status { session: SESSION, poll: 0, received: u64::from(held), highest, held, missing, complete: false }
+}
+
+fn complete(symbols: u32) -> Status {
+    Status { complete: true, ..status(0, symbols, Vec::new()) }
+}
+
+fn is_announcement(output: &SenderOutput) -> bool {
+    matches!(output, SenderOutput::Multicast(Message::Announce { .. }))
+}
+
+fn polls(outputs: &[SenderOutput]) -> Vec<Poll> {
+    let poll = |output: &SenderOutput| match output {
+        SenderOutput::Multicast(Message::Poll(poll)) => Some(poll.clone()),
+        SenderOutput::Multicast(_)
+        | SenderOutput::MemberComplete(_)
+        | SenderOutput::MemberFailed(..)
+        | SenderOutput::Finished(_) => None,
+    };
+    outputs.iter().filter_map(poll).collect()
+}
+
+/// Wakes the sender whenever it asks for it, until `end`; hands each time's outputs and frames over.
+fn run(
+    sender: &mut Sender,
+    end: Timestamp,
+    mut look: impl FnMut(&mut Sender, Timestamp, Vec<SenderOutput>, Vec<FrameHeader>),
+) {
+    let mut now = at(0);
+    loop {
+        let mut said = outputs(sender);
+        let sent = frames(sender, now);
+        said.extend(outputs(sender));
+        look(sender, now, said, sent);
+        match sender.poll_timeout() {
+            Some(next) if next <= end => now = now.max(next),
+            Some(_) | None => return,
+        }
+        sender.handle_timeout(now);
+    }
+}
+
+#[test]
+fn the_announcement_comes_first_and_is_repeated_until_each_member_was_heard() {
+    let mut sender = sender(2, 1);
+    assert!(outputs(&mut sender).iter().all(is_announcement));
+    let mut announced = Vec::new();
+    run(&mut sender, at(500), |sender, now, outputs, _| {
+        if outputs.iter().any(is_announcement) {
+            announced.push(now.0 / 1000);
+        }
+        if now == at(310) {
+            assert_eq!(sender.handle_status(id(0), &status(1, 1, vec![]), now), Ok(()));
+        }
+    });
+    assert_eq!(announced, vec![2, 10, 42, 142, 242, 342, 442], "one of two was not heard");
+    let mut sender = self::sender(1, 1);
+    outputs(&mut sender);
+    assert_eq!(sender.handle_status(id(0), &status(0, 0, vec![]), at(1)), Ok(()));
+    run(&mut sender, at(500), |_, now, outputs, _| assert!(!outputs.iter().any(is_announcement), "at {now:?}"));
+}
+
+#[test]
+fn the_last_frame_of_what_there_is_to_send_asks_for_reports() {
+    let mut sender = sender(1, 3);
+    let flags: Vec<_> = frames(&mut sender, at(0)).iter().map(|header| header.flags).collect();
+    let none = FrameFlags::default();
+    assert_eq!(flags, vec![none, none, FrameFlags { poll: true, repair: false, last: true }]);
+    assert_eq!(sender.handle_status(id(0), &status(3, 1, vec![(0, 1), (2, 1)]), at(1)), Ok(()));
+    let repairs = frames(&mut sender, at(1));
+    let seen: Vec<_> = repairs.iter().map(|header| (header.symbol, header.pass, header.sequence)).collect();
+    assert_eq!(seen, vec![(0, 2, 4), (2, 2, 5)], "the only member answered, so nothing is held back");
+    assert_eq!(repairs[0].flags, FrameFlags { poll: false, repair: true, last: true });
+    assert_eq!(repairs[1].flags, FrameFlags { poll: true, repair: true, last: true });
+}
+
+#[test]
+fn requests_are_joined_until_all_have_answered_or_the_round_is_over() {
+    let mut sender = sender(3, 10);
+    assert_eq!(frames(&mut sender, at(0)).len(), 10);
+    for member in 0..2 {
+        assert_eq!(sender.handle_status(id(member), &status(10, 9, vec![(4, 1)]), at(1)), Ok(()));
+        assert_eq!(frames(&mut sender, at(1)), vec![]);
+    }
+    assert_eq!(sender.poll_timeout(), Some(at(2)), "the announcement, as one was not heard");
+    sender.handle_timeout(Timestamp(5_999));
+    assert_eq!(frames(&mut sender, Timestamp(5_999)), vec![]);
+    sender.handle_timeout(at(6));
+    assert_eq!(frames(&mut sender, at(6)).len(), 1);
+}
+
+#[test]
+fn during_the_first_pass_every_fourth_frame_at_most_is_a_repair() {
+    let mut sender = sender(1, 10_000);
+    let sent = frames(&mut sender, at(0)).len() as u32;
+    assert_eq!(sender.handle_status(id(0), &status(sent, 10, vec![(0, sent - 10)]), at(1)), Ok(()));
+    let sent = frames(&mut sender, at(2));
+    assert!(sent.len() > 20);
+    for four in sent.chunks_exact(4) {
+        assert_eq!(four.iter().filter(|header| header.flags.repair).count(), 1);
+    }
+}
+
+#[test]
+fn a_member_that_leaves_flags_unanswered_is_asked_by_name_while_the_stream_goes_on() {
+    let mut sender = sender(2, 20_000);
+    let mut asked = Vec::new();
+    run(&mut sender, at(400), |sender, now, outputs, _| {
+        asked.extend(polls(&outputs));
+        let highest = u32::try_from(now.0 * 50 / 1396).expect("few");
+        let highest = highest.saturating_sub(100);
+        assert_eq!(sender.handle_status(id(0), &status(highest, highest, vec![]), now), Ok(()));
+    });
+    assert!((4..=7).contains(&asked.len()), "{} polls", asked.len());
+    assert!(asked.iter().all(|poll| poll.roll.asks(id(1))));
+    assert!(asked.iter().all(|poll| poll.sent_through < 20_000));
+}
+
+#[test]
+fn who_declines_or_leaves_has_failed_and_the_last_of_them_ends_the_session() {
+    let mut sender = sender(3, 100);
+    outputs(&mut sender);
+    sender.handle_decline(id(0), at(1));
+    sender.handle_decline(id(0), at(1));
+    sender.member_gone(id(9), at(1));
+    assert_eq!(outputs(&mut sender), vec![SenderOutput::MemberFailed(id(0), Failure::Declined)]);
+    sender.member_gone(id(1), at(2));
+    assert_eq!(outputs(&mut sender), vec![SenderOutput::MemberFailed(id(1), Failure::Gone)]);
+    assert_eq!(sender.handle_status(id(2), &complete(100), at(3)), Ok(()));
+    let stats = sender.stats(at(3));
+    assert_eq!((stats.complete.clone(), stats.failed.clone(), stats.millis), (vec![id(2)], vec![id(0), id(1)], 3));
+    let close = Message::Close { session: SESSION, failed: vec![id(0), id(1)] };
+    let expected =
+        vec![SenderOutput::MemberComplete(id(2)), SenderOutput::Multicast(close), SenderOutput::Finished(stats)];
+    assert_eq!(outputs(&mut sender), expected);
+    assert_eq!((sender.poll_timeout(), frames(&mut sender, at(4))), (None, vec![]));
+    assert_eq!(sender.handle_status(id(2), &complete(100), at(5)), Err(StatusRefused::Over));
+    assert!(!sender.add_member(id(7), at(5)));
+    sender.handle_timeout(at(9999));
+    assert_eq!(outputs(&mut sender), vec![]);
+}
+
+#[test]
+fn without_members_there_is_nothing_to_do() {
+    let mut sender = sender(0, 5);
+    let said = outputs(&mut sender);
+    assert!(matches!(said[..], [SenderOutput::Multicast(Message::Close { .. }), SenderOutput::Finished(_)]));
+    assert_eq!(frames(&mut sender, at(0)), vec![]);
+}
+
+#[test]
+fn a_report_of_a_stranger_or_of_the_future_changes_nothing() {
+    let mut sender = sender(1, 5);
+    frames(&mut sender, at(0));
+    let refused = sender.handle_status(id(9), &complete(5), at(1));
+    assert_eq!(refused, Err(StatusRefused::Stranger { from: id(9) }));
+    let refused = sender.handle_status(id(0), &status(6, 5, vec![]), at(1));
+    assert_eq!(refused, Err(StatusRefused::Future { from: id(0), highest: 6, poll: 0 }));
+    outputs(&mut sender);
+    sender.handle_timeout(at(2));
+    assert!(outputs(&mut sender).iter().all(is_announcement), "the member was not heard");
+}
+
+#[test]
+fn a_member_that_was_given_up_as_silent_and_turns_out_complete_is_complete() {
+    let mut sender = sender(2, 5);
+    let mut failed_at = None;
+    run(&mut sender, at(1500), |sender, now, outputs, _| {
+        assert_eq!(sender.handle_status(id(0), &status(5, 5, vec![]), now), Ok(()));
+        if outputs.contains(&SenderOutput::MemberFailed(id(1), Failure::Silent)) {
+            failed_at = Some(now);
+        }
+    });
+    let silence_min = SenderConfig::default().silence_min;
+    assert_eq!(failed_at, Some(at(0) + silence_min));
+    assert_eq!(sender.handle_status(id(1), &complete(5), at(1600)), Ok(()));
+    assert_eq!(outputs(&mut sender), vec![SenderOutput::MemberComplete(id(1))]);
+}
+
+#[test]
+fn one_wake_up_sends_several_frames() {
+    let mut sender = sender(1, 10_000);
+    let mut wakes = 0_u32;
+    run(&mut sender, at(0) + Duration::from_millis(20), |_, _, _, _| wakes += 1);
+    assert!(wakes < 60, "{wakes} wake-ups for 700 frames");
+}
