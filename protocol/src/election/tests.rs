@@ -1,0 +1,287 @@
+//! One machine: input, time, exact outputs.
+
+use std::time::Duration;
+
+use common::credential::Roles;
+use common::ids::ServerId;
+use common::time::Timestamp;
+
+use super::{
+    Config, ConfigError, Election, LeaderAnnouncement, LeaderClaim, Message, Output, Priority, ROUND_MAX, Rejected,
+    Standing, epoch_round,
+};
+
+const START: Timestamp = Timestamp(1_000_000);
+
+fn id(number: u8) -> ServerId {
+    ServerId([number; 16])
+}
+
+fn at(milliseconds: u64) -> Timestamp {
+    START + Duration::from_millis(milliseconds)
+}
+
+fn strong(number: u8) -> Priority {
+    Standing { preassigned: 5, ..Standing::default() }.priority(id(number), false, 0)
+}
+
+fn weak(number: u8) -> Priority {
+    Standing { factor: 0, ..Standing::default() }.priority(id(number), false, 0)
+}
+
+fn outputs(election: &mut Election) -> Vec<Output> {
+    std::iter::from_fn(|| election.poll_output()).collect()
+}
+
+fn hear(election: &mut Election, from: u8, message: Message, when: Timestamp) -> Vec<Output> {
+    election.handle_message(id(from), Roles::default(), &message, when).expect("an honest message");
+    outputs(election)
+}
+
+fn server(epoch: u64) -> Election {
+    let mut election = Election::new(id(7), Roles::default(), Standing::default(), epoch, Config::lan(), 1, START);
+    assert_eq!(outputs(&mut election), [Output::Send(Message::Query { seen: epoch })]);
+    election
+}
+
+fn announcement(epoch: u64, priority: Priority) -> Message {
+    Message::Announcement(LeaderAnnouncement { epoch, priority, members: 3 })
+}
+
+/// Lets time pass until it leads.
+fn leading(epoch: u64) -> (Election, u64, Timestamp) {
+    let mut election = server(epoch);
+    for _ in 0..20 {
+        let now = election.poll_timeout().expect("a candidate has timers");
+        election.handle_timeout(now);
+        for output in outputs(&mut election) {
+            if let Output::BecameLeader { epoch } = output {
+                return (election, epoch, now);
+            }
+        }
+    }
+    panic!("a lone server leads in the end");
+}
+
+#[test]
+fn a_lone_server_makes_its_epoch_durable_leads_and_announces() {
+    let mut election = server(5 << 32);
+    let mut seen = Vec::new();
+    while !election.is_leader() {
+        let now = election.poll_timeout().expect("a candidate has timers");
+        assert!(now <= at(1_000));
+        election.handle_timeout(now);
+        seen.append(&mut outputs(&mut election));
+    }
+    let claims = seen.iter().filter(|output| matches!(output, Output::Send(Message::Claim(_)))).count();
+    assert!(claims >= 2, "a lost claim is said again");
+    let [.., Output::PersistEpoch(durable), Output::BecameLeader { epoch }, Output::Send(Message::Announcement(said))] =
+        seen.as_slice()
+    else {
+        panic!("unexpected outputs {seen:?}");
+    };
+    assert_eq!((*durable, *epoch), (said.epoch, said.epoch));
+    assert_eq!(epoch_round(*epoch), 6);
+}
+
+#[test]
+fn an_announcement_is_followed_after_its_epoch_is_durable_and_repeated_ones_say_nothing() {
+    let mut election = server(0);
+    let heard = announcement(9 << 32, weak(3));
+    assert_eq!(
+        hear(&mut election, 3, heard, at(10)),
+        [Output::PersistEpoch(9 << 32), Output::Follows { leader: id(3), epoch: 9 << 32 }]
+    );
+    assert_eq!(hear(&mut election, 3, heard, at(20)), []);
+}
+
+#[test]
+fn a_lower_epoch_is_not_obeyed_but_told_of_the_higher_one() {
+    let mut election = server(9 << 32);
+    assert_eq!(hear(&mut election, 3, announcement(8 << 32, strong(3)), at(200)), []);
+    assert_eq!(election.leader(), None);
+    let when = election.poll_timeout().expect("it wants to tell");
+    assert!(when <= at(400));
+    election.handle_timeout(when);
+    let said = outputs(&mut election);
+    assert!(said.contains(&Output::Send(Message::Query { seen: 9 << 32 })), "{said:?}");
+}
+
+#[test]
+fn a_leader_that_is_behind_takes_a_higher_epoch() {
+    let (mut election, epoch, now) = leading(0);
+    let said = hear(&mut election, 3, Message::Query { seen: 9 << 32 }, now);
+    let [Output::PersistEpoch(durable), Output::BecameLeader { epoch: renewed }, Output::Send(_)] = said.as_slice()
+    else {
+        panic!("unexpected outputs {said:?}");
+    };
+    assert_eq!(durable, renewed);
+    assert!(*renewed > 9 << 32 && *renewed > epoch);
+}
+
+#[test]
+fn a_leader_answers_claims_and_questions_with_an_announcement_but_not_each_one() {
+    let (mut election, epoch, now) = leading(0);
+    let later = now + Duration::from_millis(60);
+    for _ in 0..50 {
+        election.handle_timeout(later);
+    }
+    outputs(&mut election);
+    let later = later + Duration::from_millis(400);
+    let claim = Message::Claim(LeaderClaim { epoch: 2 << 32, priority: strong(3), seen: 0 });
+    let mut said = hear(&mut election, 3, claim, later);
+    for _ in 0..20 {
+        said.append(&mut hear(&mut election, 4, Message::Query { seen: 0 }, later));
+    }
+    let [Output::Send(Message::Announcement(answer))] = said.as_slice() else {
+        panic!("unexpected outputs {said:?}");
+    };
+    assert_eq!(answer.epoch, epoch);
+    assert!(election.is_leader());
+}
+
+#[test]
+fn of_two_leaders_the_lower_epoch_steps_down_and_the_higher_one_answers() {
+    let (mut election, epoch, now) = leading(0);
+    let later = now + Duration::from_millis(400);
+    let said = hear(&mut election, 3, announcement(epoch - 1, strong(3)), later);
+    assert!(matches!(said.as_slice(), [Output::Send(Message::Announcement(own))] if own.epoch == epoch));
+    assert_eq!(
+        hear(&mut election, 3, announcement(epoch + 1, weak(3)), later),
+        [Output::PersistEpoch(epoch + 1), Output::Follows { leader: id(3), epoch: epoch + 1 }]
+    );
+}
+
+#[test]
+fn two_leaders_of_the_very_same_epoch_vote_again() {
+    let (mut election, epoch, now) = leading(0);
+    let said = hear(&mut election, 3, announcement(epoch, weak(3)), now);
+    let [Output::LostLeader, Output::Send(Message::Claim(claim))] = said.as_slice() else {
+        panic!("unexpected outputs {said:?}");
+    };
+    assert!(epoch_round(claim.epoch) > epoch_round(epoch));
+    assert!(claim.priority.led_recently, "a former leader has the better claim");
+}
+
+#[test]
+fn a_candidate_concedes_to_a_stronger_claim_and_answers_a_weaker_one() {
+    for (priority, concedes) in [(strong(3), true), (weak(3), false)] {
+        let mut election = server(0);
+        let now = election.poll_timeout().expect("it will claim");
+        election.handle_timeout(now);
+        let said = outputs(&mut election);
+        let [Output::Send(Message::Claim(own))] = said.as_slice() else { panic!("unexpected outputs {said:?}") };
+        let soon = now + Duration::from_millis(60);
+        let claim = Message::Claim(LeaderClaim { epoch: own.epoch, priority, seen: 0 });
+        let said = hear(&mut election, 3, claim, soon);
+        assert_eq!(said.is_empty(), concedes, "{said:?}");
+        let decided = now + Config::lan().vote;
+        while election.poll_timeout().is_some_and(|due| due <= decided) {
+            election.handle_timeout(decided);
+        }
+        assert_eq!(election.is_leader(), !concedes);
+    }
+}
+
+#[test]
+fn a_candidate_concedes_to_a_higher_round_however_weak() {
+    let mut election = server(0);
+    let now = election.poll_timeout().expect("it will claim");
+    election.handle_timeout(now);
+    outputs(&mut election);
+    let claim = Message::Claim(LeaderClaim { epoch: 3 << 32, priority: weak(3), seen: 0 });
+    assert_eq!(hear(&mut election, 3, claim, now), []);
+    assert_eq!(hear(&mut election, 3, Message::Resign { epoch: 3 << 32 }, now), []);
+    let claims = election.poll_timeout().expect("it claims again");
+    assert!(claims <= now + Config::lan().claim_wait_max, "whom it conceded to has given up");
+}
+
+#[test]
+fn any_packet_of_the_leader_counts_as_alive_but_not_for_ever() {
+    let mut election = server(0);
+    hear(&mut election, 3, announcement(1 << 32, weak(3)), at(0));
+    let mut lost_after = None;
+    for milliseconds in (0..20_000).step_by(100) {
+        election.heard_from_leader(id(3), at(milliseconds));
+        election.heard_from_leader(id(4), at(milliseconds));
+        election.handle_timeout(at(milliseconds));
+        if outputs(&mut election).contains(&Output::LostLeader) {
+            lost_after = Some(milliseconds);
+            break;
+        }
+    }
+    assert_eq!(lost_after, Some(7_000));
+}
+
+#[test]
+fn an_announcement_that_a_resignation_overtook_counts_for_nothing() {
+    let mut election = server(0);
+    hear(&mut election, 3, announcement(1 << 32, weak(3)), at(0));
+    assert_eq!(hear(&mut election, 3, Message::Resign { epoch: 1 << 32 }, at(5)), [Output::LostLeader]);
+    assert_eq!(hear(&mut election, 3, announcement(1 << 32, weak(3)), at(6)), []);
+    assert_eq!(election.leader(), None);
+}
+
+#[test]
+fn a_server_that_resigned_follows_and_claims_only_after_it_stands_again() {
+    let (mut election, epoch, now) = leading(0);
+    election.resign(now);
+    let resignation = Output::Send(Message::Resign { epoch });
+    assert_eq!(outputs(&mut election), [resignation, resignation, Output::LostLeader]);
+    election.handle_timeout(now + Duration::from_secs(60));
+    assert!(outputs(&mut election).iter().all(|output| !matches!(output, Output::Send(Message::Claim(_)))));
+    let later = now + Duration::from_secs(61);
+    election.stand(later);
+    assert!(election.poll_timeout().is_some_and(|due| due <= later + Config::lan().claim_wait_max));
+}
+
+#[test]
+fn nobody_speaks_for_another_leads_without_the_role_or_exhausts_the_epochs() {
+    let mut election = server(0);
+    let message = announcement(1 << 32, weak(3));
+    let both = Roles::default();
+    assert_eq!(
+        election.handle_message(id(4), both, &message, at(0)),
+        Err(Rejected::NotTheSender { from: id(4), named: id(3) })
+    );
+    let follower = Roles { server: true, leader: false };
+    assert_eq!(election.handle_message(id(3), follower, &message, at(0)), Err(Rejected::MayNotLead { from: id(3) }));
+    let epoch = u64::from(ROUND_MAX + 1) << 32;
+    for message in [
+        announcement(epoch, weak(3)),
+        Message::Claim(LeaderClaim { epoch: 1 << 32, priority: weak(3), seen: epoch }),
+        Message::Query { seen: epoch },
+    ] {
+        assert_eq!(
+            election.handle_message(id(3), both, &message, at(0)),
+            Err(Rejected::EpochOutOfRange { from: id(3), epoch })
+        );
+    }
+    assert_eq!(outputs(&mut election), []);
+}
+
+#[test]
+fn timers_that_contradict_each_other_are_refused_by_name() {
+    let config = Config { silence_max: Duration::from_secs(1), ..Config::lan() };
+    assert!(matches!(config.validate(), Err(ConfigError::NotShorter { longer: "silence_max", .. })));
+    for preset in [Config::lan(), Config::fast(), Config::seed()] {
+        assert_eq!(preset.validate(), Ok(()));
+    }
+}
+
+#[test]
+fn priority_counts_the_list_first_then_recent_leadership_then_the_factor_then_resources() {
+    let of = |standing: Standing, recently| standing.priority(id(1), recently, 0);
+    let plain = Standing::default();
+    let big = Standing { cpus: 64, ..plain };
+    let busy = Standing { load_percent: 90, ..plain };
+    let preferred = Standing { factor: 101, ..plain };
+    let listed = Standing { preassigned: 1, load_percent: 900, ..plain };
+    let order =
+        [of(busy, false), of(plain, false), of(big, false), of(preferred, false), of(plain, true), of(listed, false)];
+    assert!(order.is_sorted(), "{order:?}");
+    assert!(of(plain, false) < plain.priority(id(2), false, 0), "the server decides between equals");
+    let avoided = Standing { factor: 0, cpus: 64, ..plain };
+    let far_apart = [of(avoided, false), of(plain, false), of(plain, true)];
+    assert!(far_apart.map(|priority| priority.strength()).is_sorted_by(|a, b| a < b));
+}
