@@ -55,7 +55,7 @@ fn run(
     mut look: impl FnMut(&mut Sender, Timestamp, Vec<SenderOutput>, Vec<FrameHeader>),
 ) {
     let mut now = at(0);
-    loop {
+    for _ in 0..100_000 {
         let mut said = outputs(sender);
         let sent = frames(sender, now);
         said.extend(outputs(sender));
@@ -66,6 +66,7 @@ fn run(
         }
         sender.handle_timeout(now);
     }
+    panic!("the sender wants to be woken again and again at {now:?}");
 }
 
 #[test]
@@ -115,6 +116,20 @@ fn requests_are_joined_until_all_have_answered_or_the_round_is_over() {
     assert_eq!(frames(&mut sender, Timestamp(5_999)), vec![]);
     sender.handle_timeout(at(6));
     assert_eq!(frames(&mut sender, at(6)).len(), 1);
+}
+
+#[test]
+fn no_repair_pass_is_held_back_for_a_member_that_leaves_polls_unanswered() {
+    let mut sender = sender(2, 10);
+    let mut repaired = 0;
+    run(&mut sender, at(60), |sender, now, outputs, _| {
+        if !polls(&outputs).is_empty() {
+            let missing = if now < at(40) { vec![] } else { vec![(4, 1)] };
+            assert_eq!(sender.handle_status(id(0), &status(10, 9, missing), now), Ok(()));
+            repaired += frames(sender, now).len();
+        }
+    });
+    assert_eq!(repaired, 1);
 }
 
 #[test]

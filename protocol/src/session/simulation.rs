@@ -257,6 +257,7 @@ impl Segment {
         while self.finished.is_none() {
             let ((at, _), event) = self.events.pop_first().unwrap_or_else(|| panic!("seed {seed}: all stand still"));
             assert!(at < Timestamp(600_000_000), "seed {seed}: no end in ten minutes");
+            assert!(self.event_count < 20_000_000, "seed {seed}: endless at {at:?}");
             self.now = at;
             self.handle(event);
         }
