@@ -70,12 +70,12 @@ fn a_staging_file_that_cannot_be_read_is_named() {
     let (farm, old) = published();
     let secret = farm.staging().join("secret.txt");
     trees::write(&secret, b"secret", 0o644).expect("writes");
-    fs::set_permissions(&secret, Permissions::from_mode(0)).expect("sets");
+    fs::set_permissions(&secret, Permissions::from_mode(0o000)).expect("sets");
     assert_refused(&farm, &farm.publish(&[]), &["secret.txt"], &old);
     fs::remove_file(&secret).expect("removes");
     let closed = farm.staging().join("closed");
     fs::create_dir(&closed).expect("makes");
-    fs::set_permissions(&closed, Permissions::from_mode(0)).expect("sets");
+    fs::set_permissions(&closed, Permissions::from_mode(0o000)).expect("sets");
     assert_refused(&farm, &farm.publish(&[]), &["closed"], &old);
 }
 

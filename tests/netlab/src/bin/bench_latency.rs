@@ -79,8 +79,7 @@ fn main() -> ExitCode {
     fs::write(farm.staging().join(FILE), dice.bytes(FILE_BYTES)).expect("staging");
     farm.publish(&[]).done();
 
-    let (mut live, mut finished) = (Vec::new(), Vec::new());
-    let mut phases: Vec<(String, Vec<f64>)> = Vec::new();
+    let mut measured = Measured::default();
     for run in 1..=runs {
         let content = dice.bytes(FILE_BYTES);
         fs::write(farm.staging().join(FILE), &content).expect("staging");
@@ -95,49 +94,61 @@ fn main() -> ExitCode {
             assert!(start.elapsed() < PATIENCE, "run {run} is not live: {waiting:?}: {}", publish.finish());
             std::thread::sleep(POLL);
         }
-        live.push(start.elapsed().as_secs_f64());
+        measured.add("live on every server", start.elapsed().as_secs_f64());
         let publish = publish.finish().expect_code(0);
-        finished.push(start.elapsed().as_secs_f64());
+        measured.add("command ended", start.elapsed().as_secs_f64());
         for phase in farm.outcome(&publish).done().phases() {
-            let Some(seconds) = phase.seconds else { continue };
-            match phases.iter_mut().find(|(name, _)| *name == phase.name) {
-                Some((_, all)) => all.push(seconds),
-                None => phases.push((phase.name, vec![seconds])),
+            if let Some(seconds) = phase.seconds {
+                measured.add(&format!("phase {}", phase.name), seconds);
             }
         }
     }
-    report(&arguments, live, finished, phases)
+    report(&arguments, &measured)
 }
 
-fn report(arguments: &Arguments, live: Vec<f64>, finished: Vec<f64>, phases: Vec<(String, Vec<f64>)>) -> ExitCode {
+/// Seconds by what they were spent for, in the order of first mention.
+#[derive(Debug, Default)]
+struct Measured(Vec<(String, Vec<f64>)>);
+
+impl Measured {
+    fn add(&mut self, what: &str, seconds: f64) {
+        match self.0.iter_mut().find(|(name, _)| name == what) {
+            Some((_, all)) => all.push(seconds),
+            None => self.0.push((what.to_owned(), vec![seconds])),
+        }
+    }
+}
+
+/// Prints a table and writes the JSON.
+fn report(arguments: &Arguments, measured: &Measured) -> ExitCode {
     let Arguments { segments, servers, runs, tree_bytes, .. } = arguments;
-    let Some(everywhere) = Summary::of(live.clone()) else {
+    let summaries: Vec<(&str, Summary)> =
+        measured.0.iter().filter_map(|(name, all)| Some((name.as_str(), Summary::of(all.clone())?))).collect();
+    let Some((_, everywhere)) = summaries.first() else {
         eprintln!("bench-latency: nothing was measured");
         return ExitCode::FAILURE;
     };
     println!("{runs} runs of one changed file of {FILE_BYTES} bytes in {tree_bytes}, {segments} x {servers} servers");
     println!("{:<28} {:>10} {:>10} {:>10}", "seconds", "median", "p99", "worst");
-    let mut rows = serde_json::Map::new();
-    let ended = ("command ended".to_owned(), finished);
-    let parts = phases.into_iter().map(|(name, seconds)| (format!("phase {name}"), seconds));
-    for (name, seconds) in [("live on every server".to_owned(), live.clone()), ended].into_iter().chain(parts) {
-        let Some(summary) = Summary::of(seconds) else { continue };
+    for (name, summary) in &summaries {
         println!("{name:<28} {:>10.3} {:>10.3} {:>10.3}", summary.median, summary.p99, summary.worst);
-        rows.insert(name, summary.json());
     }
     let reached = everywhere.median <= GOAL.as_secs_f64();
     println!("goal: a median of at most {} s: {}", GOAL.as_secs(), if reached { "reached" } else { "missed" });
+    let Some(path) = &arguments.json else { return ExitCode::SUCCESS };
+    let rows: serde_json::Map<String, Value> =
+        summaries.iter().map(|(name, summary)| ((*name).to_owned(), summary.json())).collect();
     let result = json!({
         "segments": segments, "servers": servers, "runs": runs, "file_bytes": FILE_BYTES, "tree_bytes": tree_bytes,
-        "goal_seconds": GOAL.as_secs(), "goal_reached": reached, "summaries": rows, "live_seconds": live,
+        "goal_seconds": GOAL.as_secs(), "goal_reached": reached, "summaries": rows,
     });
-    if let Some(path) = &arguments.json
-        && let Err(error) = fs::write(path, format!("{result:#}\n"))
-    {
-        eprintln!("bench-latency: {} cannot be written: {error}", path.display());
-        return ExitCode::FAILURE;
+    match fs::write(path, format!("{result:#}\n")) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("bench-latency: {} cannot be written: {error}", path.display());
+            ExitCode::FAILURE
+        }
     }
-    ExitCode::SUCCESS
 }
 
 #[cfg(test)]
