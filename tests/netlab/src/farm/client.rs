@@ -167,7 +167,10 @@ impl Farm {
     /// When the CCM does not tell.
     #[must_use]
     pub fn outcome(&self, result: &CliResult) -> Run {
-        let json = result.json["run"].as_u64().map(|run| self.run_show(run).json).unwrap_or_default();
+        // A run that failed may be told as an error.
+        let told: Value = serde_json::from_str(&result.stderr).unwrap_or_default();
+        let number = result.json["run"].as_u64().or_else(|| told["run"].as_u64().filter(|_| result.code != 6));
+        let json = number.map(|run| self.run_show(run).json).unwrap_or_default();
         Run { code: result.code, said: result.said(), json }
     }
 
