@@ -113,13 +113,13 @@ impl Segment {
                 Output::Event(Event::Changed(members)) => self.changes.push((self.now, members)),
                 Output::Event(Event::Confirmed { .. }) => (),
                 Output::Event(Event::SegmentFull { server }) => panic!("{server} found no place"),
-                Output::Send { to, message } => self.send(from, to, message),
+                Output::Send { to, message } => self.send(from, to, &message),
             }
         }
     }
 
-    fn send(&mut self, from: ServerId, to: Destination, message: Message) {
-        let bytes = parts::encoded(&message).expect("encodes").len();
+    fn send(&mut self, from: ServerId, to: Destination, message: &Message) {
+        let bytes = parts::encoded(message).expect("encodes").len();
         assert!(bytes <= 1_100, "{bytes} bytes do not fit a datagram");
         let receivers: Vec<_> = match to {
             Destination::Server(server) => vec![server],
