@@ -386,3 +386,26 @@ fn parts_that_cannot_be_and_what_cannot_be_read_are_refused_by_name() {
     assert_eq!(says(1, 2, &bytes[1_000..]), Ok(()));
     assert_eq!(collector.all(), [Report { server: id(9), assignment, outcome: refused }]);
 }
+
+#[test]
+fn messages_keep_their_bytes() {
+    let server = ServerId([0xab; 16]);
+    let assignment = AssignmentNumber(300);
+    let id = "ab".repeat(16);
+    let ask = super::Ask { assignment, after: None, until: Some(server), listed_reported: true, listed: vec![server] };
+    let samples = [
+        (
+            Message::Reports(vec![Item { assignment, serial: 7, outcome: Outcome::Missing(vec![(1, 2)]) }]),
+            "0001ac020701010102".to_owned(),
+        ),
+        (Message::Part { assignment, serial: 7, part: 1, parts: 2, bytes: vec![9] }, "01ac020701020109".to_owned()),
+        (Message::Ack(vec![Known { server, assignment, serial: 7 }]), format!("0201{id}ac0207")),
+        (Message::PartsHeld { assignment, serial: 7, held: vec![3] }, "03ac02070103".to_owned()),
+        (Message::Ask(ask), format!("04ac020001{id}0101{id}")),
+    ];
+    for (message, bytes) in samples {
+        let encoded = parts::encoded(&message).expect("encodes");
+        let hex: String = encoded.iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!(hex, bytes, "{message:?}");
+    }
+}
