@@ -285,3 +285,32 @@ fn priority_counts_the_list_first_then_recent_leadership_then_the_factor_then_re
     let far_apart = [of(avoided, false), of(plain, false), of(plain, true)];
     assert!(far_apart.map(|priority| priority.strength()).is_sorted_by(|a, b| a < b));
 }
+
+#[test]
+fn a_leader_that_asks_who_leads_has_restarted_and_is_followed_no_longer() {
+    let mut election = server(0);
+    hear(&mut election, 3, announcement(5 << 32, weak(3)), at(0));
+    assert_eq!(hear(&mut election, 3, Message::Query { seen: 4 << 32 }, at(5)), [], "asked before it led");
+    assert_eq!(hear(&mut election, 4, Message::Query { seen: 5 << 32 }, at(5)), [], "another server's question");
+    assert_eq!(hear(&mut election, 3, Message::Query { seen: 5 << 32 }, at(5)), [Output::LostLeader]);
+}
+
+#[test]
+fn messages_keep_their_bytes() {
+    let priority =
+        Priority { preassigned: 1, led_recently: true, factor: 100, score: 300, server: ServerId([0xab; 16]) };
+    let samples = [
+        (announcement(5, priority), format!("0005{}03", "010164ac02".to_owned() + &"ab".repeat(16))),
+        (
+            Message::Claim(LeaderClaim { epoch: 6, priority, seen: 5 }),
+            format!("0106{}05", "010164ac02".to_owned() + &"ab".repeat(16)),
+        ),
+        (Message::Resign { epoch: 300 }, "02ac02".to_owned()),
+        (Message::Query { seen: 7 }, "0307".to_owned()),
+    ];
+    for (message, bytes) in samples {
+        let encoded = crate::registration::parts::encoded(&message).expect("encodes");
+        let hex: String = encoded.iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!(hex, bytes, "{message:?}");
+    }
+}

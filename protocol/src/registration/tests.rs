@@ -113,13 +113,13 @@ impl Segment {
                 Output::Event(Event::Changed(members)) => self.changes.push((self.now, members)),
                 Output::Event(Event::Confirmed { .. }) => (),
                 Output::Event(Event::SegmentFull { server }) => panic!("{server} found no place"),
-                Output::Send { to, message } => self.send(from, to, message),
+                Output::Send { to, message } => self.send(from, to, &message),
             }
         }
     }
 
-    fn send(&mut self, from: ServerId, to: Destination, message: Message) {
-        let bytes = parts::encoded(&message).expect("encodes").len();
+    fn send(&mut self, from: ServerId, to: Destination, message: &Message) {
+        let bytes = parts::encoded(message).expect("encodes").len();
         assert!(bytes <= 1_100, "{bytes} bytes do not fit a datagram");
         let receivers: Vec<_> = match to {
             Destination::Server(server) => vec![server],
@@ -317,4 +317,25 @@ fn a_description_that_is_too_large_is_refused_by_name_and_the_largest_one_arrive
     segment.join(&info(1, 600), 1);
     segment.run_for(ms(5_000));
     assert_eq!(segment.changes.last().expect("changes").1[1], info(1, 600));
+}
+
+#[test]
+fn messages_keep_their_bytes() {
+    let server = ServerId([0xab; 16]);
+    let roster = super::Roster { epoch: 5, total: 2, after: None, until: Some(server), members: vec![(server, 300)] };
+    let id = "ab".repeat(16);
+    let samples = [
+        (Message::Register { revision: 300, part: 1, parts: 2, bytes: vec![9, 8] }, "00ac020102020908".to_owned()),
+        (Message::KeepAlive { digest: 300 }, "01ac02".to_owned()),
+        (Message::Leave { revision: 5 }, "0205".to_owned()),
+        (Message::Request { epoch: 5 }, "0305".to_owned()),
+        (Message::Registered { epoch: 5, revision: 6, digest: 7 }, "04050607".to_owned()),
+        (Message::Roster(roster), format!("0505020001{id}01{id}ac02")),
+        (Message::Probe { epoch: 5 }, "0605".to_owned()),
+    ];
+    for (message, bytes) in samples {
+        let encoded = parts::encoded(&message).expect("encodes");
+        let hex: String = encoded.iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!(hex, bytes, "{message:?}");
+    }
 }
