@@ -1,1 +1,15 @@
-//! Moving objects between sites: chunk table, assembler, chunk server, fetcher
+//! Moving objects between sites.
+//!
+//! In reading order: how an object is cut and checked ([`chunk`]), where objects lie and how
+//! unfinished ones survive a crash ([`store`]), who is at the other end of a connection ([`tls`]),
+//! one HTTP/1.1 connection ([`http`]).
+//!
+//! Absences: no hosted sites, no assignments, no servers' roles. An object here is a digest and a
+//! length; whether somebody may have it is asked of the caller.
+
+pub mod chunk;
+pub mod http;
+pub mod store;
+#[cfg(test)]
+mod test_pki;
+pub mod tls;
