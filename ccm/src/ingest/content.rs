@@ -151,9 +151,12 @@ impl ContentStore {
     /// [`ContentError::Missing`], or [`ContentError::Io`] when it cannot be opened.
     pub fn open_content(&self, digest: Digest) -> Result<File, ContentError> {
         let path = self.content_path(digest);
-        File::open(&path).map_err(|source| match source.kind() {
-            io::ErrorKind::NotFound => ContentError::Missing { digest },
-            _ => ContentError::Io { action: "open", path, source },
+        File::open(&path).map_err(|source| {
+            if source.kind() == io::ErrorKind::NotFound {
+                ContentError::Missing { digest }
+            } else {
+                ContentError::Io { action: "open", path, source }
+            }
         })
     }
 
@@ -238,9 +241,12 @@ impl ContentStore {
     /// when it cannot be read.
     pub fn manifest(&self, version: Version) -> Result<Manifest, ContentError> {
         let path = self.manifest_path(version);
-        let bytes = fs::read(&path).map_err(|source| match source.kind() {
-            io::ErrorKind::NotFound => ContentError::ManifestMissing { version },
-            _ => ContentError::Io { action: "read", path, source },
+        let bytes = fs::read(&path).map_err(|source| {
+            if source.kind() == io::ErrorKind::NotFound {
+                ContentError::ManifestMissing { version }
+            } else {
+                ContentError::Io { action: "read", path, source }
+            }
         })?;
         parse_manifest(&bytes)
             .filter(|manifest| manifest.check().is_ok() && manifest.version() == version)
@@ -338,7 +344,7 @@ impl ContentStore {
         self.ages.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn content_path(&self, digest: Digest) -> PathBuf {
+    pub(super) fn content_path(&self, digest: Digest) -> PathBuf {
         let hex = digest.to_string();
         self.root.join("content").join(&hex[..2]).join(hex)
     }

@@ -9,10 +9,17 @@
 //! Leaves to others: when any of this happens, what the numbers and targets in the header are, and
 //! sending the result.
 
+pub mod build;
 pub mod content;
 pub mod diff;
 mod index;
+pub mod inventory;
+mod kinship;
+pub mod order;
+mod pack;
+mod plan;
 pub mod scan;
+mod spool;
 pub mod text;
 mod walk;
 

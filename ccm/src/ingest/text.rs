@@ -52,9 +52,21 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let store = ContentStore::open(dir.path()).unwrap();
         let lines = |changed: &str| -> String {
-            (0..20).map(|n| if n == 10 { format!("{changed}
-") } else { format!("{n}
-") }).collect()
+            (0..20)
+                .map(|n| {
+                    if n == 10 {
+                        format!(
+                            "{changed}
+"
+                        )
+                    } else {
+                        format!(
+                            "{n}
+"
+                        )
+                    }
+                })
+                .collect()
         };
         let old = store.put_bytes(lines("before").as_bytes()).unwrap();
         let new = store.put_bytes(lines("after").as_bytes()).unwrap();

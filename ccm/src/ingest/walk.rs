@@ -50,13 +50,14 @@ pub(super) fn walk(
         errno => ScanError::Staging { path: staging.to_owned(), source: errno.into() },
     })?;
     let mut walker = Walker { exclude, limits, cancel, others: BTreeMap::new(), files: Vec::new(), content_bytes: 0 };
-    walker.directory(root.as_fd(), None).map_err(|error| match error {
-        // The root has no path within itself.
-        ScanError::Unreadable { path, source } if path.is_empty() => {
-            ScanError::Staging { path: staging.to_owned(), source }
+    let entries = walker.directory(root.as_fd(), None);
+    // The root has no path within itself; it has the one it was given by.
+    match entries {
+        Err(ScanError::Unreadable { path, source }) if path.is_empty() => {
+            return Err(ScanError::Staging { path: staging.to_owned(), source });
         }
-        error => error,
-    })?;
+        entries => entries?,
+    }
     Ok(Walked { root, others: walker.others, files: walker.files })
 }
 
