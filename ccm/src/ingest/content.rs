@@ -207,7 +207,7 @@ impl ContentStore {
     pub fn put_manifest(&self, manifest: &Manifest) -> Result<Version, ContentError> {
         let version = manifest.version();
         let path = self.manifest_path(version);
-        if self.manifest(version).is_ok() {
+        if fs::read(&path).is_ok_and(|bytes| sound_body(&bytes).is_some()) {
             let _ages = self.ages();
             return match touch(&path) {
                 Ok(()) => Ok(version),
@@ -567,17 +567,19 @@ fn name(path: &Path) -> Option<Digest> {
 }
 
 fn parse_manifest(bytes: &[u8]) -> Option<Manifest> {
-    let (digest, body) = bytes.strip_prefix(MANIFEST_MAGIC)?.split_first_chunk::<32>()?;
-    if Digest::of(body).0 != *digest {
-        return None;
-    }
-    match postcard::take_from_bytes::<Manifest>(body) {
+    match postcard::take_from_bytes::<Manifest>(sound_body(bytes)?) {
         Ok((manifest, [])) => Some(manifest),
         Ok(_) | Err(_) => None,
     }
 }
 
-/// Whether an entry is a file with content in the store.
+/// The part of a stored manifest that its checksum covers, if the checksum fits.
+fn sound_body(bytes: &[u8]) -> Option<&[u8]> {
+    let (digest, body) = bytes.strip_prefix(MANIFEST_MAGIC)?.split_first_chunk::<32>()?;
+    (Digest::of(body).0 == *digest).then_some(body)
+}
+
+/// Length and digest of a file; `None` for what has no content.
 pub(super) fn file_digest(entry: &Entry) -> Option<(u64, Digest)> {
     match entry {
         Entry::File { size, digest, .. } => Some((*size, *digest)),

@@ -1,5 +1,6 @@
 //! What is different between two trees, for people to look at before anything is sent.
 
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 
 use common::digest::Digest;
@@ -43,23 +44,51 @@ impl Diff {
 #[must_use]
 pub fn diff(old: &Manifest, new: &Manifest) -> Diff {
     let mut diff = Diff::default();
-    for (path, entry) in &new.entries {
-        match old.entries.get(path) {
-            None => diff.added.push(path.clone()),
-            Some(before) if before.same_version(entry) => {}
-            Some(before) if same_but_for_mode(before, entry) => diff.attributes.push(path.clone()),
-            Some(_) => diff.changed.push(path.clone()),
+    let mut unknown: BTreeMap<Digest, u64> = BTreeMap::new();
+    for (path, before, after) in paired(old, new) {
+        match (before, after) {
+            (None, Some(_)) => diff.added.push(path.clone()),
+            (Some(_), None) => diff.removed.push(path.clone()),
+            (Some(before), Some(after)) if before.same_version(after) => {}
+            (Some(before), Some(after)) if same_but_for_mode(before, after) => diff.attributes.push(path.clone()),
+            (Some(_), Some(_)) => diff.changed.push(path.clone()),
+            (None, None) => {}
+        }
+        if let Some((size, digest)) = after.and_then(file_digest)
+            && before.and_then(file_digest) != Some((size, digest))
+        {
+            unknown.insert(digest, size);
         }
     }
-    diff.removed = old.entries.keys().filter(|path| !new.entries.contains_key(path)).cloned().collect();
     find_moves(&mut diff, old, new);
-
-    let mut unknown: BTreeMap<Digest, u64> = new.files().map(|(_, size, digest)| (*digest, size)).collect();
     for (_, _, digest) in old.files() {
         unknown.remove(digest);
     }
     diff.content_bytes = unknown.values().sum();
     diff
+}
+
+/// Goes through two trees side by side, in path order.
+pub(super) fn paired<'a>(
+    old: &'a Manifest,
+    new: &'a Manifest,
+) -> impl Iterator<Item = (&'a ContentPath, Option<&'a Entry>, Option<&'a Entry>)> {
+    let (mut old, mut new) = (old.entries.iter().peekable(), new.entries.iter().peekable());
+    std::iter::from_fn(move || {
+        let order = match (old.peek(), new.peek()) {
+            (Some((before, _)), Some((after, _))) => before.cmp(after),
+            (Some(_), None) => Ordering::Less,
+            (None, _) => Ordering::Greater,
+        };
+        match order {
+            Ordering::Less => old.next().map(|(path, before)| (path, Some(before), None)),
+            Ordering::Greater => new.next().map(|(path, after)| (path, None, Some(after))),
+            Ordering::Equal => {
+                let before = old.next().map(|(_, before)| before);
+                new.next().map(|(path, after)| (path, before, Some(after)))
+            }
+        }
+    })
 }
 
 /// Gives the files of `new` that are unchanged from `old` their old modification times. Servers keep

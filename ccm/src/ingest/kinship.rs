@@ -4,6 +4,7 @@
 //! `app.9f8e7d.js`. Names without their hashes are compared; a wrong guess costs some work of the
 //! builder and no byte, because a delta is taken only when it is smaller than the data.
 
+use std::cell::OnceCell;
 use std::collections::BTreeMap;
 
 use common::digest::Digest;
@@ -15,8 +16,9 @@ use common::path::ContentPath;
 pub(super) struct Kinship<'a> {
     base: &'a Manifest,
     result: &'a Manifest,
-    /// By stem without hashes and extension.
-    by_name: BTreeMap<(String, &'a str), Vec<Old<'a>>>,
+    /// By stem without hashes and extension. Made when it is first needed: most changed files are
+    /// where they were.
+    by_name: OnceCell<BTreeMap<(String, &'a str), Vec<Old<'a>>>>,
 }
 
 /// A file of the base tree.
@@ -32,15 +34,21 @@ const CANDIDATES_MAX: usize = 64;
 
 impl<'a> Kinship<'a> {
     pub(super) fn new(base: &'a Manifest, result: &'a Manifest) -> Self {
-        let mut by_name: BTreeMap<_, Vec<_>> = BTreeMap::new();
-        for (path, size, digest) in base.files() {
-            if size > 0
-                && let Some(key) = key(path)
-            {
-                by_name.entry(key).or_default().push(Old { path, size, digest: *digest });
+        Self { base, result, by_name: OnceCell::new() }
+    }
+
+    fn by_name(&self) -> &BTreeMap<(String, &'a str), Vec<Old<'a>>> {
+        self.by_name.get_or_init(|| {
+            let mut by_name: BTreeMap<_, Vec<_>> = BTreeMap::new();
+            for (path, size, digest) in self.base.files() {
+                if size > 0
+                    && let Some(key) = key(path)
+                {
+                    by_name.entry(key).or_default().push(Old { path, size, digest: *digest });
+                }
             }
-        }
-        Self { base, result, by_name }
+            by_name
+        })
     }
 
     /// The old file at the same path, else the likeliest of those with the same extension and the
@@ -52,7 +60,7 @@ impl<'a> Kinship<'a> {
         {
             return Some(Old { path: known, size: *size, digest: *digest });
         }
-        let candidates = self.by_name.get(&key(path)?)?;
+        let candidates = self.by_name().get(&key(path)?)?;
         let unlikeliness = |old: &&Old<'a>| {
             let stays = self.result.entries.contains_key(old.path);
             (stays, old.path.parent() != path.parent(), old.size.abs_diff(size))

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{self, Read as _};
+use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::FileExt as _;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::sync_channel;
@@ -40,6 +40,8 @@ const WINDOW_COST: u64 = 64;
 const SMALL_TOTAL_BYTES: u64 = 8 << 20;
 const LEVEL_SMALL: i32 = 9;
 const LEVEL_LARGE: i32 = 5;
+/// Smallest window that zstd knows.
+const WINDOW_LOG_MIN: u32 = 10;
 /// Less than this is packed at once, without threads.
 const ALONE_BYTES_MAX: u64 = 256 << 10;
 /// Number of packing threads. A third, the caller's, reads.
@@ -337,25 +339,29 @@ impl Reference {
         if let Some(whole) = &self.whole {
             return Ok((0, Arc::clone(whole)));
         }
-        let from_end = (offset + self.size).saturating_sub(new_size);
-        let aligned = if self.agreement(from_end, raw) > self.agreement(offset, raw) { from_end } else { offset };
+        // How much later the old bytes stand when the ends are laid over each other.
+        let shift = i128::from(self.size) - i128::from(new_size);
+        let shift = if self.agreement(offset, shift, raw) > self.agreement(offset, 0, raw) { shift } else { 0 };
         let margin = (REFERENCE_BYTES_MAX - PIECE_BYTES_MAX as u64) / 2;
-        let start = aligned.saturating_sub(margin).min(self.size - REFERENCE_BYTES_MAX);
+        let aligned = i128::from(offset) + shift - i128::from(margin);
+        let start =
+            u64::try_from(aligned.max(0)).expect("below the length of a file").min(self.size - REFERENCE_BYTES_MAX);
         let mut stretch = vec![0; usize::try_from(REFERENCE_BYTES_MAX).expect("a constant")];
         self.file.read_exact_at(&mut stretch, start).map_err(io_error("read", &self.error_path))?;
         Ok((start, Arc::new(stretch)))
     }
 
-    /// How many of a few samples of `raw` stand in the old file when it is laid at `start`.
-    fn agreement(&self, start: u64, raw: &[u8]) -> usize {
+    /// How many of a few samples of `raw`, a piece at `offset`, stand `shift` bytes later in the old
+    /// file.
+    fn agreement(&self, offset: u64, shift: i128, raw: &[u8]) -> usize {
         const SAMPLES: usize = 16;
         let mut found = [0; 32];
         (0..SAMPLES)
             .filter(|sample| {
                 let at = raw.len() / SAMPLES * sample;
-                raw.get(at..at + found.len()).is_some_and(|sample| {
-                    self.file.read_exact_at(&mut found, start + at as u64).is_ok() && found == sample
-                })
+                let Some(sample) = raw.get(at..at + found.len()) else { return false };
+                let Ok(there) = u64::try_from(i128::from(offset) + at as i128 + shift) else { return false };
+                self.file.read_exact_at(&mut found, there).is_ok() && found == sample
             })
             .count()
     }
@@ -429,11 +435,35 @@ impl Crew<'_> {
             let digest = Digest::of(&job.raw);
             (BlockInfo { codec: Codec::Stored, packed_bytes: bytes, raw_bytes: bytes, digest }, job.raw)
         } else {
-            let reference = job.reference.as_ref().map(|reference| reference.as_slice());
-            pack(&job.raw, reference, self.level).map_err(|source| BuildError::Pack { source })?
+            match &job.reference {
+                Some(reference) => pack_against(&job.raw, reference, self.level),
+                None => pack(&job.raw, None, self.level),
+            }
+            .map_err(|source| BuildError::Pack { source })?
         };
         lock(self.spool).fill(job.slot, info, &packed).map_err(|source| BuildError::Spool { source })
     }
+}
+
+/// Packs a block of codec [`Codec::ZstdPrefix`], with long-distance matching whatever the length: in
+/// text with many repetitions the ordinary search gives up before it has gone back as far as the
+/// stretch that a piece was made from.
+fn pack_against(raw: &[u8], reference: &[u8], level: i32) -> io::Result<(BlockInfo, Vec<u8>)> {
+    let both = raw.len() + reference.len();
+    let mut encoder = zstd::stream::write::Encoder::with_ref_prefix(Vec::new(), level, reference)?;
+    encoder.window_log(both.next_power_of_two().ilog2().max(WINDOW_LOG_MIN))?;
+    encoder.long_distance_matching(true)?;
+    encoder.set_pledged_src_size(Some(raw.len() as u64))?;
+    encoder.include_contentsize(true)?;
+    encoder.write_all(raw)?;
+    let packed = encoder.finish()?;
+    let info = BlockInfo {
+        codec: Codec::ZstdPrefix,
+        packed_bytes: u32::try_from(packed.len()).map_err(|_| io::ErrorKind::FileTooLarge)?,
+        raw_bytes: u32::try_from(raw.len()).expect("a piece is short"),
+        digest: Digest::of(&packed),
+    };
+    Ok((info, packed))
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

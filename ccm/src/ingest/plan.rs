@@ -3,6 +3,7 @@
 //! A step that writes a file says only where its content is known to be; turning the rest into data
 //! is packing.
 
+use std::cell::OnceCell;
 use std::collections::BTreeMap;
 
 use common::assignment::{Command, Content};
@@ -10,7 +11,7 @@ use common::digest::Digest;
 use common::manifest::{Entry, Manifest};
 use common::path::ContentPath;
 
-use super::diff::same_but_for_mode;
+use super::diff::{paired, same_but_for_mode};
 
 /// A command whose content, if it writes a file, may still have to be found.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,31 +38,32 @@ impl Step {
 /// The steps from `base` to `result`: first what goes, contents before their directories; then what
 /// comes or changes, directories before their contents. An entry of another type goes and comes.
 pub(super) fn changes(base: &Manifest, result: &Manifest) -> Vec<Step> {
-    let mut present: BTreeMap<&Digest, &ContentPath> = BTreeMap::new();
-    for (path, _, digest) in base.files() {
-        present.entry(digest).or_insert(path);
-    }
-    let mut steps: Vec<Step> = base
-        .entries
-        .iter()
-        .rev()
-        .filter(|(path, entry)| result.entries.get(path).is_none_or(|after| !same_type(entry, after)))
-        .map(|(path, _)| Step::Ready(Command::Remove { path: path.clone() }))
-        .collect();
-    for (path, entry) in &result.entries {
-        let before = base.entries.get(path).filter(|before| same_type(before, entry));
-        if before.is_some_and(|before| before.same_version(entry)) {
-            continue;
+    let present: OnceCell<BTreeMap<&Digest, &ContentPath>> = OnceCell::new();
+    let in_base = |digest: &Digest| {
+        let present = present.get_or_init(|| base.files().map(|(path, _, digest)| (digest, path)).collect());
+        present.get(digest).map(|from| Content::Copy { from: (*from).clone() })
+    };
+    let mut gone = Vec::new();
+    let mut steps = Vec::new();
+    for (path, before, after) in paired(base, result) {
+        let stays = before.zip(after).is_some_and(|(before, after)| same_type(before, after));
+        if before.is_some() && !stays {
+            gone.push(Step::Ready(Command::Remove { path: path.clone() }));
         }
-        if let Entry::Directory { mode } | Entry::File { mode, .. } = entry
-            && before.is_some_and(|before| same_but_for_mode(before, entry))
-        {
-            steps.push(Step::Ready(Command::SetMode { path: path.clone(), mode: *mode }));
-            continue;
+        let Some(entry) = after else { continue };
+        match before.filter(|_| stays) {
+            Some(before) if before.same_version(entry) => {}
+            Some(before) if same_but_for_mode(before, entry) => match entry {
+                Entry::Directory { mode } | Entry::File { mode, .. } => {
+                    steps.push(Step::Ready(Command::SetMode { path: path.clone(), mode: *mode }));
+                }
+                // A link has no mode, and was found to be the same above.
+                Entry::Symlink { .. } => {}
+            },
+            Some(_) | None => steps.push(make(path, entry, in_base)),
         }
-        steps.push(make(path, entry, |digest| present.get(digest).map(|from| Content::Copy { from: (*from).clone() })));
     }
-    steps
+    gone.into_iter().rev().chain(steps).collect()
 }
 
 /// The steps that make the whole of `result`, one for each entry, in path order. Files for which

@@ -235,12 +235,13 @@ fn scan_at(
     let files_read = suspects.len() as u64;
     let bytes_read = suspects.iter().map(size).sum();
     let files_total = walked.files.len() as u64;
-    let mut manifest = Manifest { entries: walked.others };
-    for (found, read) in walked.files.into_iter().zip(&read) {
+    let files = walked.files.into_iter().zip(&read).map(|(found, read)| {
         let read = read.as_ref().expect("all were read, or an error was returned above");
         let (size, mtime) = (read.stamp.size, read.stamp.mtime.0);
-        manifest.entries.insert(found.path, Entry::File { mode: read.mode, size, digest: read.digest, mtime });
-    }
+        (found.path, Entry::File { mode: read.mode, size, digest: read.digest, mtime })
+    });
+    // From two sorted runs, which is much faster than one by one.
+    let manifest = Manifest { entries: walked.others.into_iter().chain(files).collect() };
     let bytes_total = manifest.content_bytes();
     Ok(Scan { manifest, files_read, bytes_read, files_total, bytes_total })
 }
