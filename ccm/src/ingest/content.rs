@@ -8,12 +8,12 @@
 //! Used by one process at a time: what is relied upon is kept from the garbage collection by its
 //! age, and by a lock within the process.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -21,14 +21,11 @@ use common::digest::{Digest, Version};
 use common::manifest::{Entry, Manifest};
 use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, UTIME_NOW};
 
+use super::batch::{Batch, TakeError};
+
 /// How long something that nothing refers to is kept: longer than anything lies between a scan and
 /// the record of the run it was made for.
 pub const GRACE: Duration = Duration::from_secs(3600);
-/// Up to this length a file passes through memory, so that content that is here already is never
-/// written again.
-const IN_MEMORY_BYTES_MAX: u64 = 8 << 20;
-/// Up to this many files are made durable one by one; beyond it, by one flush of the file system.
-const SYNC_EACH_MAX: usize = 16;
 /// First bytes of a stored manifest: the format and its version.
 const MANIFEST_MAGIC: &[u8; 8] = b"PRMANIF1";
 
@@ -78,23 +75,6 @@ pub struct Freed {
     pub files: u64,
     /// Their bytes.
     pub bytes: u64,
-}
-
-/// Why a source was not taken into the store.
-#[derive(Debug)]
-pub(super) enum TakeError {
-    /// The source cannot be read.
-    Source(io::Error),
-    /// The store cannot take it.
-    Store(ContentError),
-    /// Stopped on request.
-    Stopped,
-}
-
-impl From<ContentError> for TakeError {
-    fn from(error: ContentError) -> Self {
-        Self::Store(error)
-    }
 }
 
 /// The store. Shared by reference between threads.
@@ -336,10 +316,10 @@ impl ContentStore {
 
     /// A batch of contents that become durable, and visible, together.
     pub(super) fn batch(&self) -> Batch<'_> {
-        Batch { store: self, clones: AtomicBool::new(true), pending: Mutex::new(BTreeMap::new()) }
+        Batch::new(self)
     }
 
-    fn ages(&self) -> MutexGuard<'_, ()> {
+    pub(super) fn ages(&self) -> MutexGuard<'_, ()> {
         // It guards no data, so a panic elsewhere leaves nothing half done behind it.
         self.ages.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -353,7 +333,7 @@ impl ContentStore {
         self.root.join("manifests").join(version.to_string())
     }
 
-    fn incoming(&self) -> Result<(PathBuf, File), ContentError> {
+    pub(super) fn incoming(&self) -> Result<(PathBuf, File), ContentError> {
         let number = self.names.fetch_add(1, Ordering::Relaxed);
         let path = self.root.join("incoming").join(format!("{}-{number}", self.prefix));
         let file = OpenOptions::new()
@@ -366,176 +346,14 @@ impl ContentStore {
         Ok((path, file))
     }
 
-    fn sync_directory(&self, path: &Path) -> Result<(), ContentError> {
+    pub(super) fn sync_directory(&self, path: &Path) -> Result<(), ContentError> {
         File::open(path).and_then(|directory| directory.sync_all()).map_err(io_error("flush", path))
     }
 
-    fn sync_all(&self) -> Result<(), ContentError> {
+    pub(super) fn sync_all(&self) -> Result<(), ContentError> {
         File::open(&self.root)
             .and_then(|root| rustix::fs::syncfs(&root).map_err(io::Error::from))
             .map_err(io_error("flush", &self.root))
-    }
-}
-
-/// Contents on their way into the store. Dropped without [`Batch::commit`], they are discarded.
-#[derive(Debug)]
-pub(super) struct Batch<'store> {
-    store: &'store ContentStore,
-    /// Whether the file system shares extents between source and store; found out by the first
-    /// large file.
-    clones: AtomicBool,
-    pending: Mutex<BTreeMap<Digest, PathBuf>>,
-}
-
-impl Batch<'_> {
-    /// Takes what `source` holds from its present position (its beginning) to its end. `size` is a
-    /// hint. `on_bytes` hears of progress and says whether to go on.
-    pub(super) fn take(
-        &self,
-        source: &File,
-        size: u64,
-        on_bytes: &mut dyn FnMut(u64) -> bool,
-    ) -> Result<(Digest, u64), TakeError> {
-        let reader = source;
-        let mut beginning = Vec::with_capacity(usize::try_from(size.min(IN_MEMORY_BYTES_MAX)).unwrap_or(0) + 1);
-        if size <= IN_MEMORY_BYTES_MAX {
-            reader.take(IN_MEMORY_BYTES_MAX + 1).read_to_end(&mut beginning).map_err(TakeError::Source)?;
-            if beginning.len() as u64 <= IN_MEMORY_BYTES_MAX {
-                let length = beginning.len() as u64;
-                if !on_bytes(length) {
-                    return Err(TakeError::Stopped);
-                }
-                return Ok((self.take_bytes(&beginning)?, length));
-            }
-        }
-        let (path, file) = self.store.incoming()?;
-        match self.copy(source, &beginning, &path, &file, on_bytes) {
-            Ok((digest, length)) => {
-                drop(file);
-                self.add(digest, length, path)?;
-                Ok((digest, length))
-            }
-            Err(error) => {
-                discard(&path);
-                Err(error)
-            }
-        }
-    }
-
-    /// Takes bytes that are at hand.
-    pub(super) fn take_bytes(&self, bytes: &[u8]) -> Result<Digest, ContentError> {
-        let digest = Digest::of(bytes);
-        if self.pending().contains_key(&digest) || self.store.hold(digest, bytes.len() as u64)? {
-            return Ok(digest);
-        }
-        let (path, mut file) = self.store.incoming()?;
-        if let Err(error) = file.write_all(bytes) {
-            discard(&path);
-            return Err(io_error("write", &path)(error));
-        }
-        self.add(digest, bytes.len() as u64, path)?;
-        Ok(digest)
-    }
-
-    /// Makes everything taken durable and gives it its name.
-    pub(super) fn commit(self) -> Result<(), ContentError> {
-        let pending = std::mem::take(&mut *self.pending());
-        if pending.is_empty() {
-            return Ok(());
-        }
-        let few = pending.len() <= SYNC_EACH_MAX;
-        let named = (|| {
-            if few {
-                for path in pending.values() {
-                    File::open(path).and_then(|file| file.sync_all()).map_err(io_error("flush", path))?;
-                }
-            } else {
-                self.store.sync_all()?;
-            }
-            let _ages = self.store.ages();
-            for (digest, path) in &pending {
-                let named = self.store.content_path(*digest);
-                fs::rename(path, &named).map_err(io_error("rename to", &named))?;
-            }
-            Ok(())
-        })();
-        if let Err(error) = named {
-            pending.values().for_each(|path| discard(path));
-            return Err(error);
-        }
-        if few {
-            let shards: BTreeSet<PathBuf> = pending
-                .keys()
-                .filter_map(|digest| self.store.content_path(*digest).parent().map(Path::to_owned))
-                .collect();
-            shards.iter().try_for_each(|shard| self.store.sync_directory(shard))
-        } else {
-            self.store.sync_all()
-        }
-    }
-
-    /// Copies a large source: by sharing its extents where the file system can, byte by byte
-    /// elsewhere. `beginning` was read from it already.
-    fn copy(
-        &self,
-        source: &File,
-        beginning: &[u8],
-        path: &Path,
-        mut file: &File,
-        on_bytes: &mut dyn FnMut(u64) -> bool,
-    ) -> Result<(Digest, u64), TakeError> {
-        let cloned = self.clones.load(Ordering::Relaxed) && rustix::fs::ioctl_ficlone(file, source).is_ok();
-        let mut reader = source;
-        let mut hasher = blake3::Hasher::new();
-        let mut length = 0;
-        if cloned {
-            // The clone stands still while it is read; the source may not.
-            reader = file;
-        } else {
-            self.clones.store(false, Ordering::Relaxed);
-            hasher.update(beginning);
-            file.write_all(beginning).map_err(io_error("write", path))?;
-            length = beginning.len() as u64;
-        }
-        let mut buffer = vec![0; 1 << 20];
-        loop {
-            let count = match reader.read(&mut buffer) {
-                Ok(0) => return Ok((hasher.finalize().into(), length)),
-                Ok(count) => count,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(error) => return Err(TakeError::Source(error)),
-            };
-            hasher.update(&buffer[..count]);
-            if !cloned {
-                file.write_all(&buffer[..count]).map_err(io_error("write", path))?;
-            }
-            length += count as u64;
-            if !on_bytes(count as u64) {
-                return Err(TakeError::Stopped);
-            }
-        }
-    }
-
-    fn add(&self, digest: Digest, length: u64, path: PathBuf) -> Result<(), ContentError> {
-        if self.store.hold(digest, length)? {
-            discard(&path);
-            return Ok(());
-        }
-        if let Some(same) = self.pending().insert(digest, path) {
-            discard(&same);
-        }
-        Ok(())
-    }
-
-    fn pending(&self) -> MutexGuard<'_, BTreeMap<Digest, PathBuf>> {
-        // Each change is a single insertion, so a panic elsewhere leaves it whole.
-        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Drop for Batch<'_> {
-    fn drop(&mut self) {
-        self.pending().values().for_each(|path| discard(path));
     }
 }
 
@@ -544,7 +362,7 @@ pub(super) fn io_error(action: &'static str, path: &Path) -> impl FnOnce(io::Err
 }
 
 /// Removes a file that has no name yet. What stays behind is cleared away when the store is opened.
-fn discard(path: &Path) {
+pub(super) fn discard(path: &Path) {
     if let Err(error) = fs::remove_file(path) {
         tracing::debug!(path = %path.display(), %error, "a discarded file stays until the store is opened again");
     }
@@ -588,150 +406,5 @@ pub(super) fn file_digest(entry: &Entry) -> Option<(u64, Digest)> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn tree(files: &[(&str, &[u8])]) -> Manifest {
-        let entry = |content: &[u8]| Entry::File {
-            mode: 0o644,
-            size: content.len() as u64,
-            digest: Digest::of(content),
-            mtime: 5,
-        };
-        Manifest { entries: files.iter().map(|(path, content)| (path.parse().unwrap(), entry(content))).collect() }
-    }
-
-    fn make_old(path: &Path) {
-        let long_ago = SystemTime::now() - 2 * GRACE;
-        File::open(path).unwrap().set_modified(long_ago).unwrap();
-    }
-
-    #[test]
-    fn what_was_put_is_found_by_its_digest_also_after_reopening() {
-        let dir = tempfile::tempdir().unwrap();
-        let source = dir.path().join("source");
-        fs::write(&source, b"hello").unwrap();
-        let large = vec![7; usize::try_from(IN_MEMORY_BYTES_MAX).unwrap() + 9];
-        let large_source = dir.path().join("large");
-        fs::write(&large_source, &large).unwrap();
-
-        let store = ContentStore::open(&dir.path().join("store")).unwrap();
-        assert_eq!(store.put_file(&source).unwrap(), (Digest::of(b"hello"), 5));
-        assert_eq!(store.put_file(&large_source).unwrap(), (Digest::of(&large), large.len() as u64));
-        assert_eq!(store.put_file(&large_source).unwrap(), (Digest::of(&large), large.len() as u64));
-        let store = ContentStore::open(&dir.path().join("store")).unwrap();
-        assert!(store.contains(Digest::of(b"hello")));
-        assert_eq!(store.read(Digest::of(b"hello")).unwrap(), b"hello");
-        assert_eq!(store.read(Digest::of(&large)).unwrap(), large);
-        let absent = Digest::of(b"other");
-        assert!(matches!(store.open_content(absent), Err(ContentError::Missing { digest }) if digest == absent));
-        assert_eq!(list(&dir.path().join("store/incoming")).unwrap(), Vec::<PathBuf>::new());
-    }
-
-    #[test]
-    fn a_batch_that_is_not_committed_leaves_nothing() {
-        let dir = tempfile::tempdir().unwrap();
-        let store = ContentStore::open(dir.path()).unwrap();
-        let batch = store.batch();
-        let digest = batch.take_bytes(b"half").unwrap();
-        assert!(!store.contains(digest), "a name is given only after the flush");
-        drop(batch);
-        assert!(!store.contains(digest));
-        assert_eq!(list(&dir.path().join("incoming")).unwrap(), Vec::<PathBuf>::new());
-    }
-
-    #[test]
-    fn many_files_are_taken_in_one_batch() {
-        let dir = tempfile::tempdir().unwrap();
-        let store = ContentStore::open(dir.path()).unwrap();
-        let batch = store.batch();
-        let digests: Vec<Digest> =
-            (0..3 * SYNC_EACH_MAX).map(|n| batch.take_bytes(&n.to_le_bytes()).unwrap()).collect();
-        batch.commit().unwrap();
-        assert!(digests.iter().all(|digest| store.contains(*digest)));
-    }
-
-    #[test]
-    fn damaged_content_and_manifests_are_named_not_believed() {
-        let dir = tempfile::tempdir().unwrap();
-        let store = ContentStore::open(dir.path()).unwrap();
-        let digest = store.put_bytes(b"good").unwrap();
-        fs::write(store.content_path(digest), b"evil").unwrap();
-        assert!(matches!(store.read(digest), Err(ContentError::Damaged { digest: named }) if named == digest));
-
-        let version = store.put_manifest(&tree(&[("a", b"1")])).unwrap();
-        let path = store.manifest_path(version);
-        let good = fs::read(&path).unwrap();
-        for at in 0..good.len() {
-            let mut bad = good.clone();
-            bad[at] ^= 1;
-            fs::write(&path, bad).unwrap();
-            assert!(matches!(store.manifest(version), Err(ContentError::ManifestDamaged { .. })), "byte {at} flipped");
-        }
-        assert_eq!(store.put_manifest(&tree(&[("a", b"1")])).unwrap(), version);
-        assert_eq!(store.manifest(version).unwrap(), tree(&[("a", b"1")]), "a damaged one is replaced");
-    }
-
-    #[test]
-    fn the_first_manifest_of_a_version_keeps_its_times() {
-        let dir = tempfile::tempdir().unwrap();
-        let store = ContentStore::open(dir.path()).unwrap();
-        let first = tree(&[("a", b"1")]);
-        let mut second = first.clone();
-        for entry in second.entries.values_mut() {
-            if let Entry::File { mtime, .. } = entry {
-                *mtime = 99;
-            }
-        }
-        let version = store.put_manifest(&first).unwrap();
-        assert_eq!(store.put_manifest(&second).unwrap(), version);
-        assert_eq!(store.manifest(version).unwrap(), first);
-    }
-
-    #[test]
-    fn garbage_is_what_no_kept_version_names_and_what_is_old() {
-        let dir = tempfile::tempdir().unwrap();
-        let store = ContentStore::open(dir.path()).unwrap();
-        let contents: [&[u8]; 4] = [b"kept", b"dropped", b"young", b"of a young manifest"];
-        let digests = contents.map(|content| store.put_bytes(content).unwrap());
-        let kept = store.put_manifest(&tree(&[("a", contents[0])])).unwrap();
-        let dropped = store.put_manifest(&tree(&[("a", contents[1])])).unwrap();
-        let young = store.put_manifest(&tree(&[("a", contents[3])])).unwrap();
-        for digest in [digests[0], digests[1], digests[3]] {
-            make_old(&store.content_path(digest));
-        }
-        make_old(&store.manifest_path(kept));
-        make_old(&store.manifest_path(dropped));
-
-        let freed = store.collect_garbage([kept].into_iter()).unwrap();
-        assert_eq!(freed.files, 2, "the dropped content and its manifest");
-        assert_eq!(digests.map(|digest| store.contains(digest)), [true, false, true, true]);
-        assert!(store.manifest(kept).is_ok() && store.manifest(young).is_ok());
-        assert!(matches!(store.manifest(dropped), Err(ContentError::ManifestMissing { .. })));
-    }
-
-    #[test]
-    fn content_that_is_relied_upon_again_is_young_again() {
-        let dir = tempfile::tempdir().unwrap();
-        let store = ContentStore::open(dir.path()).unwrap();
-        let digest = store.put_bytes(b"again").unwrap();
-        make_old(&store.content_path(digest));
-        assert!(store.hold(digest, 5).unwrap());
-        assert_eq!(store.collect_garbage(std::iter::empty()).unwrap(), Freed::default());
-        assert!(store.contains(digest));
-    }
-
-    #[test]
-    fn nothing_is_removed_when_a_kept_manifest_cannot_be_read() {
-        let dir = tempfile::tempdir().unwrap();
-        let store = ContentStore::open(dir.path()).unwrap();
-        let digest = store.put_bytes(b"precious").unwrap();
-        make_old(&store.content_path(digest));
-        let lost = tree(&[("a", b"precious")]).version();
-        assert!(matches!(
-            store.collect_garbage([lost].into_iter()),
-            Err(ContentError::ManifestMissing { version }) if version == lost
-        ));
-        assert!(store.contains(digest));
-    }
-}
+#[path = "content_tests.rs"]
+mod tests;

@@ -1,7 +1,7 @@
 //! From a staging tree to an assignment.
 //!
 //! In reading order: what is there ([`scan`], with `walk` and `index` behind it) and where its
-//! bytes are kept ([`content`]); what is different ([`diff`], [`text`]); which steps lead from one
+//! bytes are kept ([`content`], with `batch`); what is different ([`diff`], [`text`]); which steps lead from one
 //! tree to the other (`plan`) and which old files help to say so in few bytes (`kinship`); the
 //! finished file ([`build`], with `pack` and `spool` behind it); the assignments without data
 //! ([`inventory`], [`order`]).
@@ -9,6 +9,7 @@
 //! Leaves to others: when any of this happens, what the numbers and targets in the header are, and
 //! sending the result.
 
+mod batch;
 pub mod build;
 pub mod content;
 pub mod diff;

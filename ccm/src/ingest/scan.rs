@@ -19,7 +19,8 @@ use common::path::{ContentPath, PathError};
 use rustix::io::Errno;
 
 use super::Progress;
-use super::content::{Batch, ContentError, ContentStore, TakeError};
+use super::batch::{Batch, TakeError};
+use super::content::{ContentError, ContentStore};
 use super::index::{self, Index, Indexed, Stamp};
 use super::walk::{self, Found};
 
