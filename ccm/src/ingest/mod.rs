@@ -1,1 +1,39 @@
 //! From a staging tree to an assignment.
+//!
+//! In reading order: what is there ([`scan`], with `walk` and `index` behind it) and where its
+//! bytes are kept ([`content`], with `batch`); what is different ([`diff`], [`text`]); which steps lead from one
+//! tree to the other (`plan`) and which old files help to say so in few bytes (`kinship`); the
+//! finished file ([`build`], with `pack` and `spool` behind it); the assignments without data
+//! ([`inventory`], [`order`]).
+//!
+//! Leaves to others: when any of this happens, what the numbers and targets in the header are, and
+//! sending the result.
+
+mod batch;
+pub mod build;
+pub mod content;
+pub mod diff;
+mod index;
+pub mod inventory;
+mod kinship;
+pub mod order;
+mod pack;
+mod plan;
+pub mod scan;
+mod spool;
+pub mod text;
+mod walk;
+
+/// How far a scan or build has come. Totals are those of the work at hand: files that are read or
+/// packed, not files that are skipped.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// Files finished.
+    pub files_done: u64,
+    /// Files to be worked on.
+    pub files_total: u64,
+    /// Bytes worked on so far. A file that changes while it is read counts again.
+    pub bytes_done: u64,
+    /// Bytes to be worked on.
+    pub bytes_total: u64,
+}

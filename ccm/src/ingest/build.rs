@@ -1,0 +1,336 @@
+//! The finished assignment: commands and data in one signed file.
+//!
+//! Before it is sealed the commands are applied to the base, by the function that servers use: an
+//! assignment that does not lead to its result is never written. Leaves to others: the numbers,
+//! targets and times in the header.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, BufWriter, Write};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
+use std::sync::{Mutex, PoisonError};
+
+use common::assignment::{ApplyError, Base, BlockInfo, Command, Content, Draft, Limits, apply, head};
+use common::digest::{Digest, Version};
+use common::keys::PublishKey;
+use common::manifest::Manifest;
+use common::path::ContentPath;
+
+use super::Progress;
+use super::content::{ContentError, ContentStore};
+use super::kinship::Kinship;
+use super::pack::{Wanted, Watch, pack_contents};
+use super::plan::{self, Step};
+use super::spool::Spool;
+
+/// What file systems give out at once, for the estimate of space.
+const FILE_SYSTEM_BLOCK_BYTES: u64 = 4096;
+
+/// What to build.
+#[derive(Debug, Clone)]
+pub struct BuildRequest<'a> {
+    /// The header. Base, result, sizes, counts and digests are filled in; all else stands as given.
+    pub header: Draft,
+    /// The tree it starts from; `None` for [`Base::Any`].
+    pub base: Option<&'a Manifest>,
+    /// The tree it leads to.
+    pub result: &'a Manifest,
+    /// Without a base: the contents that servers lack. Only these get data, all others are taken for
+    /// present on every server. `None`: all get data. With a base it has no meaning.
+    pub needed: Option<&'a BTreeSet<Digest>>,
+}
+
+/// A finished assignment file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Built {
+    /// Digest of the whole file, which names the object.
+    pub object: Digest,
+    /// Its length in bytes.
+    pub length: u64,
+    /// Where it is.
+    pub path: PathBuf,
+    /// Number of data blocks.
+    pub blocks: u32,
+    /// Length of the packed data blocks in bytes.
+    pub data_bytes: u64,
+}
+
+/// Why an assignment could not be built. No output is left.
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    /// Content is missing, damaged or unreadable.
+    #[error("the content for the assignment is not at hand")]
+    Content(#[from] ContentError),
+    /// The commands do not fit the base, or lead to no tree.
+    #[error("the assignment's commands do not fit its base")]
+    Apply(#[from] ApplyError),
+    /// The commands lead elsewhere.
+    #[error("the assignment would lead to version {found} instead of {expected}")]
+    Result {
+        /// The version it should lead to.
+        expected: Version,
+        /// The version it would lead to.
+        found: Version,
+    },
+    /// More than readers accept.
+    #[error("the assignment's {part} of {found} is over the limit of {max}")]
+    Limit {
+        /// What is too large.
+        part: &'static str,
+        /// How large it is.
+        found: u64,
+        /// The limit.
+        max: u64,
+    },
+    /// The compressor got no memory.
+    #[error("the assignment's data cannot be packed")]
+    Pack {
+        /// Why.
+        source: io::Error,
+    },
+    /// The temporary file beside the output cannot be written or read.
+    #[error("the assignment's data cannot be kept until it is written")]
+    Spool {
+        /// Why.
+        source: io::Error,
+    },
+    /// The output cannot be written.
+    #[error("the assignment {path} cannot be written", path = path.display())]
+    Output {
+        /// The output.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// Stopped on request.
+    #[error("the building of the assignment was cancelled")]
+    Cancelled,
+}
+
+impl BuildError {
+    pub(super) fn too_many_blocks(found: usize) -> Self {
+        Self::Limit { part: "number of blocks", found: found as u64, max: Limits::default().blocks_max.into() }
+    }
+}
+
+/// Builds an assignment, durably, at `output`; a file that is there is replaced. Contents that the
+/// base lacks must be in the store.
+///
+/// # Errors
+/// [`BuildError`]; nothing is left at `output` that was not there before.
+pub fn build(
+    request: &BuildRequest<'_>,
+    store: &ContentStore,
+    key: &PublishKey,
+    output: &Path,
+    progress: &dyn Fn(Progress),
+    cancel: &AtomicBool,
+) -> Result<Built, BuildError> {
+    let steps = match request.base {
+        Some(base) => plan::changes(base, request.result),
+        None => {
+            let local = |digest: &Digest| request.needed.is_some_and(|needed| !needed.contains(digest));
+            plan::whole(request.result, local)
+        }
+    };
+    let spool = Mutex::new(Spool::new(beside(output, ".spool")));
+    let mut watch = Watch { progress, cancel, state: Progress::default() };
+    let mut contents = {
+        let wanted = wanted(&steps, request);
+        pack_contents(&wanted, store, &spool, &mut watch)?
+    };
+    let spool = spool.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let slots = number_blocks(&mut contents);
+    let commands: Vec<Command> = steps
+        .into_iter()
+        .map(|step| step.into_command(|digest| contents.get(digest).cloned().expect("every content was packed")))
+        .collect();
+    let blocks: Vec<BlockInfo> = slots.iter().map(|slot| spool.info(*slot)).collect();
+
+    let empty = Manifest::default();
+    let base = request.base.unwrap_or(&empty);
+    let parts = Parts { commands: &commands, blocks: &blocks, base, result: request.result };
+    let draft = Draft {
+        base: request.base.map_or(Base::Any, |base| Base::Version(base.version())),
+        space_bytes: space(&commands),
+        ..request.header.clone()
+    };
+    let mut copy = |to: &mut dyn Write| -> Result<(), BuildError> {
+        for slot in &slots {
+            watch.check()?;
+            spool.copy(*slot, to).map_err(|source| BuildError::Output { path: output.to_owned(), source })?;
+        }
+        Ok(())
+    };
+    seal(draft, &parts, &mut copy, key, output)
+}
+
+/// What an assignment consists of, besides its header and data.
+pub(super) struct Parts<'a> {
+    pub(super) commands: &'a [Command],
+    pub(super) blocks: &'a [BlockInfo],
+    pub(super) base: &'a Manifest,
+    pub(super) result: &'a Manifest,
+}
+
+/// Checks, signs and writes an assignment. `copy` writes the packed blocks.
+pub(super) fn seal(
+    draft: Draft,
+    parts: &Parts<'_>,
+    copy: &mut dyn FnMut(&mut dyn Write) -> Result<(), BuildError>,
+    key: &PublishKey,
+    output: &Path,
+) -> Result<Built, BuildError> {
+    let expected = parts.result.version();
+    let found = apply(parts.base, parts.commands)?.version();
+    if found != expected {
+        return Err(BuildError::Result { expected, found });
+    }
+    let limits = Limits::default();
+    let content_bytes = parts.result.content_bytes();
+    check_limit("number of commands", parts.commands.len() as u64, limits.commands_max.into())?;
+    check_limit("number of blocks", parts.blocks.len() as u64, limits.blocks_max.into())?;
+    check_limit("content", content_bytes, limits.result_bytes_max)?;
+    let header_bytes = postcard::to_stdvec(&draft).expect("the header is plain data").len();
+    // Room for the counts and digests that are filled in.
+    check_limit("header", header_bytes as u64 + 200, limits.header_bytes_max.into())?;
+
+    let draft = Draft {
+        result: expected,
+        result_entries: parts.result.entries.len() as u64,
+        result_bytes: content_bytes,
+        ..draft
+    };
+    let head = head(draft, parts.commands, parts.blocks, key).map_err(|source| BuildError::Pack { source })?;
+    let partial = beside(output, ".partial");
+    let written = write(&partial, &head, copy, output);
+    let (object, length) = match written {
+        Ok(written) => written,
+        Err(error) => {
+            // It was never there, or is of no use; the error that counts is the first.
+            if let Err(left) = fs::remove_file(&partial) {
+                tracing::debug!(path = %partial.display(), error = %left, "a partial assignment is left");
+            }
+            return Err(error);
+        }
+    };
+    Ok(Built {
+        object,
+        length,
+        path: output.to_owned(),
+        blocks: u32::try_from(parts.blocks.len()).expect("checked against the limit"),
+        data_bytes: parts.blocks.iter().map(|block| u64::from(block.packed_bytes)).sum(),
+    })
+}
+
+fn write(
+    partial: &Path,
+    head: &[u8],
+    copy: &mut dyn FnMut(&mut dyn Write) -> Result<(), BuildError>,
+    output: &Path,
+) -> Result<(Digest, u64), BuildError> {
+    let failed = |source| BuildError::Output { path: output.to_owned(), source };
+    let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(partial).map_err(failed)?;
+    let mut hashing =
+        Hashing { file: BufWriter::with_capacity(1 << 18, file), hasher: blake3::Hasher::new(), length: 0 };
+    hashing.write_all(head).map_err(failed)?;
+    copy(&mut hashing)?;
+    let file = hashing.file.into_inner().map_err(|error| failed(error.into_error()))?;
+    file.sync_all().map_err(failed)?;
+    fs::rename(partial, output).map_err(failed)?;
+    let parent = output.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    File::open(parent).and_then(|parent| parent.sync_all()).map_err(failed)?;
+    Ok((hashing.hasher.finalize().into(), hashing.length))
+}
+
+/// Counts and hashes what passes.
+struct Hashing {
+    file: BufWriter<File>,
+    hasher: blake3::Hasher,
+    length: u64,
+}
+
+impl Write for Hashing {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let count = self.file.write(bytes)?;
+        self.hasher.update(&bytes[..count]);
+        self.length += count as u64;
+        Ok(count)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
+}
+
+/// The contents to be packed: each once, with the path it is first written to.
+fn wanted<'a>(steps: &'a [Step], request: &BuildRequest<'a>) -> Vec<Wanted<'a>> {
+    let mut first: BTreeMap<Digest, (&ContentPath, u64)> = BTreeMap::new();
+    for step in steps {
+        match step {
+            Step::Ready(_) => {}
+            Step::Write { path, size, digest, .. } => {
+                first.entry(*digest).or_insert((path, *size));
+            }
+        }
+    }
+    if first.is_empty() {
+        return Vec::new();
+    }
+    let kinship = request.base.map(|base| Kinship::new(base, request.result));
+    first
+        .into_iter()
+        .map(|(digest, (path, size))| {
+            let ancestor = kinship.as_ref().and_then(|kinship| kinship.ancestor(path, size));
+            Wanted { digest, size, path, ancestor }
+        })
+        .collect()
+}
+
+/// Numbers the blocks that are used from zero on, in place of their slots. Gives the slots in order.
+fn number_blocks(contents: &mut BTreeMap<Digest, Content>) -> Vec<usize> {
+    fn blocks(content: &mut Content) -> Vec<&mut u32> {
+        match content {
+            Content::Blocks(extents) => extents.iter_mut().map(|extent| &mut extent.block).collect(),
+            Content::Delta { windows, .. } => windows.iter_mut().map(|window| &mut window.block).collect(),
+            Content::Copy { .. } | Content::Local => Vec::new(),
+        }
+    }
+    let used: BTreeSet<u32> = contents.values_mut().flat_map(blocks).map(|block| *block).collect();
+    let numbers: BTreeMap<u32, u32> = used.iter().copied().zip(0..).collect();
+    for block in contents.values_mut().flat_map(blocks) {
+        *block = numbers[block];
+    }
+    used.into_iter().map(|slot| slot as usize).collect()
+}
+
+/// What a server needs free: every file that is written with new or copied bytes, and every new
+/// directory, in whole blocks of a file system. Files that are taken for present count nothing, as
+/// unchanged files do.
+fn space(commands: &[Command]) -> u64 {
+    let of = |command: &Command| match command {
+        Command::WriteFile { content: Content::Local, .. }
+        | Command::MakeSymlink { .. }
+        | Command::SetMode { .. }
+        | Command::Remove { .. } => 0,
+        Command::WriteFile { size, .. } => size.next_multiple_of(FILE_SYSTEM_BLOCK_BYTES),
+        Command::MakeDirectory { .. } => FILE_SYSTEM_BLOCK_BYTES,
+    };
+    commands.iter().map(of).sum()
+}
+
+fn check_limit(part: &'static str, found: u64, max: u64) -> Result<(), BuildError> {
+    if found > max { Err(BuildError::Limit { part, found, max }) } else { Ok(()) }
+}
+
+fn beside(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    name.into()
+}
+
+#[cfg(test)]
+#[path = "build_tests.rs"]
+mod tests;

@@ -1,0 +1,94 @@
+//! Which steps lead from one tree to another. Pure: trees in, steps out, in the order of execution.
+//!
+//! A step that writes a file says only where its content is known to be; turning the rest into data
+//! is packing.
+
+use std::cell::OnceCell;
+use std::collections::BTreeMap;
+
+use common::assignment::{Command, Content};
+use common::digest::Digest;
+use common::manifest::{Entry, Manifest};
+use common::path::ContentPath;
+
+use super::diff::{paired, same_but_for_mode};
+
+/// A command whose content, if it writes a file, may still have to be found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Step {
+    /// Complete as it is.
+    Ready(Command),
+    /// Writes a file of content that the base does not have.
+    Write { path: ContentPath, mode: u32, mtime: i64, size: u64, digest: Digest },
+}
+
+impl Step {
+    /// The command, with content for a file that has none yet.
+    pub(super) fn into_command(self, content: impl FnOnce(&Digest) -> Content) -> Command {
+        match self {
+            Self::Ready(command) => command,
+            Self::Write { path, mode, mtime, size, digest } => {
+                let content = content(&digest);
+                Command::WriteFile { path, mode, mtime, size, digest, content }
+            }
+        }
+    }
+}
+
+/// The steps from `base` to `result`: first what goes, contents before their directories; then what
+/// comes or changes, directories before their contents. An entry of another type goes and comes.
+pub(super) fn changes(base: &Manifest, result: &Manifest) -> Vec<Step> {
+    let present: OnceCell<BTreeMap<&Digest, &ContentPath>> = OnceCell::new();
+    let in_base = |digest: &Digest| {
+        let present = present.get_or_init(|| base.files().map(|(path, _, digest)| (digest, path)).collect());
+        present.get(digest).map(|from| Content::Copy { from: (*from).clone() })
+    };
+    let mut gone = Vec::new();
+    let mut steps = Vec::new();
+    for (path, before, after) in paired(base, result) {
+        let stays = before.zip(after).is_some_and(|(before, after)| same_type(before, after));
+        if before.is_some() && !stays {
+            gone.push(Step::Ready(Command::Remove { path: path.clone() }));
+        }
+        let Some(entry) = after else { continue };
+        match before.filter(|_| stays) {
+            Some(before) if before.same_version(entry) => {}
+            Some(before) if same_but_for_mode(before, entry) => match entry {
+                Entry::Directory { mode } | Entry::File { mode, .. } => {
+                    steps.push(Step::Ready(Command::SetMode { path: path.clone(), mode: *mode }));
+                }
+                // A link has no mode, and was found to be the same above.
+                Entry::Symlink { .. } => {}
+            },
+            Some(_) | None => steps.push(make(path, entry, in_base)),
+        }
+    }
+    gone.into_iter().rev().chain(steps).collect()
+}
+
+/// The steps that make the whole of `result`, one for each entry, in path order. Files for which
+/// `local` answers true are taken for present on the server.
+pub(super) fn whole(result: &Manifest, local: impl Fn(&Digest) -> bool) -> Vec<Step> {
+    let entries = result.entries.iter();
+    entries.map(|(path, entry)| make(path, entry, |digest| local(digest).then_some(Content::Local))).collect()
+}
+
+fn make(path: &ContentPath, entry: &Entry, known: impl FnOnce(&Digest) -> Option<Content>) -> Step {
+    let path = path.clone();
+    match entry {
+        Entry::Directory { mode } => Step::Ready(Command::MakeDirectory { path, mode: *mode }),
+        Entry::Symlink { target } => Step::Ready(Command::MakeSymlink { path, target: target.clone() }),
+        Entry::File { mode, size, digest, mtime } => {
+            let (mode, size, digest, mtime) = (*mode, *size, *digest, *mtime);
+            let content = if size == 0 { Some(Content::Blocks(Vec::new())) } else { known(&digest) };
+            match content {
+                Some(content) => Step::Ready(Command::WriteFile { path, mode, mtime, size, digest, content }),
+                None => Step::Write { path, mode, mtime, size, digest },
+            }
+        }
+    }
+}
+
+fn same_type(one: &Entry, other: &Entry) -> bool {
+    std::mem::discriminant(one) == std::mem::discriminant(other)
+}
