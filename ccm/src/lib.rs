@@ -1,5 +1,6 @@
 //! The content control manager.
 
+pub mod api;
 pub mod engine;
 pub mod ingest;
 pub mod store;

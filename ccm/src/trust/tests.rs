@@ -68,10 +68,7 @@ impl Cluster {
 fn uris(certificate: &CertificateDer<'_>) -> Vec<String> {
     let (_, parsed) = x509_parser::parse_x509_certificate(certificate).unwrap();
     let names = parsed.subject_alternative_name().unwrap().unwrap();
-    let uri = |name: &GeneralName<'_>| match name {
-        GeneralName::URI(uri) => Some((*uri).to_owned()),
-        _ => None,
-    };
+    let uri = |name: &GeneralName<'_>| if let GeneralName::URI(uri) = name { Some((*uri).to_owned()) } else { None };
     names.value.general_names.iter().filter_map(uri).collect()
 }
 
