@@ -1,5 +1,7 @@
 //! The content control manager.
 
+pub mod api;
 pub mod engine;
 pub mod ingest;
 pub mod store;
+pub mod trust;

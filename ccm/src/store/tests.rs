@@ -307,7 +307,7 @@ fn assignments_and_outcomes_are_read_back_and_the_last_outcome_counts() {
     store.save_assignment(&AssignmentRecord { object: None, ..assignment.clone() }).unwrap();
     store.save_assignment(&assignment).unwrap();
     assert_eq!(store.assignment(assignment.number).unwrap().as_ref(), Some(&assignment));
-    assert_eq!(store.assignments_of(run.run).unwrap(), [assignment.clone()]);
+    assert_eq!(store.assignments_of(run.run).unwrap(), std::slice::from_ref(&assignment));
 
     let id = ServerId([1; 16]);
     let refused = Outcome::Refused(Refusal { code: RefusalCode::NoSpace, reason: "full".to_owned() });

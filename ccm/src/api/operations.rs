@@ -1,0 +1,216 @@
+//! What the API asks of the part that carries runs out.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use common::digest::Version;
+use common::ids::{CheckpointName, GroupName, RunNumber, ServerId, SiteName};
+use futures_util::future::BoxFuture;
+use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
+
+use crate::engine::quorum::Quorum;
+use crate::store::{Checkpoint, RunState};
+
+/// Bring the staging tree live.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PublishRequest {
+    /// The site; it exists.
+    pub site: SiteName,
+    /// The group; `None`: the site's only one, or the implicit `all`.
+    pub group: Option<GroupName>,
+    /// How many servers must follow; `None`: the default.
+    pub quorum: Option<Quorum>,
+    /// Whether live directories that another tool filled are taken over.
+    pub adopt: bool,
+    /// Whether missing live directories are made.
+    pub create_live: bool,
+    /// How long servers may take to prepare; `None`: the default.
+    pub timeout: Option<Duration>,
+}
+
+/// Go back to the version before.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RollbackRequest {
+    /// The site; it exists.
+    pub site: SiteName,
+    /// As for a publish.
+    pub group: Option<GroupName>,
+    /// As for a publish.
+    pub quorum: Option<Quorum>,
+}
+
+/// Go back to a checkpoint.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RestoreRequest {
+    /// The site; it exists.
+    pub site: SiteName,
+    /// The checkpoint; it exists.
+    pub checkpoint: CheckpointName,
+    /// As for a publish; `None`: the checkpoint's own.
+    pub group: Option<GroupName>,
+    /// As for a publish.
+    pub quorum: Option<Quorum>,
+}
+
+/// Keep what is live under a label.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CheckpointRequest {
+    /// The site; it exists.
+    pub site: SiteName,
+    /// As for a publish.
+    pub group: Option<GroupName>,
+    /// The label, not taken yet; `None`: one is made up.
+    pub name: Option<CheckpointName>,
+}
+
+/// Show what a publish would change.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DiffRequest {
+    /// The site; it exists.
+    pub site: SiteName,
+    /// As for a publish.
+    pub group: Option<GroupName>,
+    /// Whether changed texts are shown line by line.
+    pub text: bool,
+}
+
+/// A run that was accepted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Accepted {
+    /// Its number.
+    pub run: RunNumber,
+    /// Where it stands.
+    pub state: RunState,
+}
+
+/// A file that a publish would add.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiffAdded {
+    /// Path below the site's root.
+    pub path: String,
+    /// In bytes.
+    pub size: u64,
+}
+
+/// A file whose content a publish would change.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiffChanged {
+    /// Path below the site's root.
+    pub path: String,
+    /// In bytes.
+    pub size: u64,
+    /// In bytes, of what is live.
+    pub old_size: u64,
+    /// Unified diff, when asked for and both are text of a reasonable size.
+    pub text: Option<String>,
+}
+
+/// A path that a publish would remove, or change in nothing but its attributes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiffPath {
+    /// Path below the site's root.
+    pub path: String,
+}
+
+/// A file that a publish would find under another path.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiffMoved {
+    /// Where it is live.
+    pub from: String,
+    /// Where it would be.
+    pub to: String,
+}
+
+/// What a publish would change.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiffReport {
+    /// The site.
+    pub site: SiteName,
+    /// The group it was compared with.
+    pub group: GroupName,
+    /// What is live; `None` before the first publish.
+    pub base: Option<Version>,
+    /// What would be.
+    pub result: Version,
+    /// By path.
+    pub added: Vec<DiffAdded>,
+    /// By path.
+    pub changed: Vec<DiffChanged>,
+    /// By path.
+    pub removed: Vec<DiffPath>,
+    /// By new path.
+    pub moved: Vec<DiffMoved>,
+    /// By path.
+    pub attributes: Vec<DiffPath>,
+    /// Bytes of content that no server has yet.
+    pub content_bytes: u64,
+}
+
+/// Why an operation was not accepted.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{detail}")]
+pub struct OperationError {
+    /// HTTP status: 400, 404, 409, 422, 500, 503…
+    pub status: u16,
+    /// For programs, in kebab case.
+    pub code: &'static str,
+    /// For people: what is wrong, with what, and what to do about it.
+    pub detail: String,
+    /// The run that stands in the way.
+    pub run: Option<RunNumber>,
+}
+
+impl OperationError {
+    /// What was asked for is not there (404).
+    #[must_use]
+    pub fn not_found(code: &'static str, detail: impl Into<String>) -> Self {
+        Self { status: 404, code, detail: detail.into(), run: None }
+    }
+
+    /// What was asked for does not go together with what is (409).
+    #[must_use]
+    pub fn conflict(code: &'static str, detail: impl Into<String>, run: Option<RunNumber>) -> Self {
+        Self { status: 409, code, detail: detail.into(), run }
+    }
+
+    /// What was asked for makes no sense (422).
+    #[must_use]
+    pub fn refused(code: &'static str, detail: impl Into<String>) -> Self {
+        Self { status: 422, code, detail: detail.into(), run: None }
+    }
+
+    /// Our own failure (500). The detail is shown to the caller.
+    #[must_use]
+    pub fn failed(detail: impl Into<String>) -> Self {
+        Self { status: 500, code: "internal", detail: detail.into(), run: None }
+    }
+}
+
+/// Carries out what the API accepts. The API has checked forms, names and permissions before.
+pub trait Operations: Send + Sync {
+    /// Accepts a publish: durable and queued when this is done.
+    fn publish(&self, request: PublishRequest) -> BoxFuture<'_, Result<Accepted, OperationError>>;
+
+    /// Accepts a rollback.
+    fn rollback(&self, request: RollbackRequest) -> BoxFuture<'_, Result<Accepted, OperationError>>;
+
+    /// Accepts a restore.
+    fn restore(&self, request: RestoreRequest) -> BoxFuture<'_, Result<Accepted, OperationError>>;
+
+    /// Makes a checkpoint.
+    fn checkpoint(&self, request: CheckpointRequest) -> BoxFuture<'_, Result<Checkpoint, OperationError>>;
+
+    /// Compares staging with what is live.
+    fn diff(&self, request: DiffRequest) -> BoxFuture<'_, Result<DiffReport, OperationError>>;
+
+    /// Asks a run that is not over to stop.
+    fn cancel(&self, run: RunNumber) -> BoxFuture<'_, Result<(), OperationError>>;
+
+    /// The servers that are alive at this moment.
+    fn online(&self) -> BTreeSet<ServerId>;
+
+    /// Changes its value after every change of a run or of the fleet, and after the event that tells
+    /// of it is in the store.
+    fn changes(&self) -> watch::Receiver<u64>;
+}
