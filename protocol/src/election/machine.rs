@@ -323,7 +323,8 @@ impl Election {
     fn on_resign(&mut self, from: ServerId, epoch: u64, now: Timestamp) {
         match self.state {
             State::Known { leader, epoch: followed, .. } if leader == from && epoch >= followed => {
-                self.resigned = Some((from, epoch));
+                // What it may have claimed beyond that was never led, and can be led by it later.
+                self.resigned = Some((from, followed));
                 self.lose_leader(now);
             }
             State::Conceding { to, .. } if to.server == from => self.become_unknown(now),

@@ -32,6 +32,7 @@ struct Host {
 
 pub(super) struct Segment {
     config: Config,
+    seed: u64,
     rng: ChaCha8Rng,
     now: Timestamp,
     loss_percent: u64,
@@ -47,6 +48,7 @@ impl Segment {
         config.validate().expect("presets are valid");
         let mut segment = Self {
             config,
+            seed,
             rng: ChaCha8Rng::seed_from_u64(seed),
             now: Timestamp(1_000),
             loss_percent: 0,
@@ -190,7 +192,7 @@ impl Segment {
         }
         let views: Vec<_> =
             self.hosts.iter().filter_map(|(server, host)| Some((server, host.running.as_ref()?.leader()))).collect();
-        panic!("no agreed leader within {within:?}: {views:?}");
+        panic!("seed {}: no agreed leader within {within:?}: {views:?}", self.seed);
     }
 }
 

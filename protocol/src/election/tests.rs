@@ -314,3 +314,12 @@ fn messages_keep_their_bytes() {
         assert_eq!(hex, bytes, "{message:?}");
     }
 }
+
+#[test]
+fn a_resigned_claim_does_not_make_its_server_unheard_when_it_leads_later() {
+    let mut election = server(0);
+    hear(&mut election, 3, announcement(1 << 32, weak(3)), at(0));
+    assert_eq!(hear(&mut election, 3, Message::Resign { epoch: 2 << 32 | 9 }, at(5)), [Output::LostLeader]);
+    assert!(!hear(&mut election, 3, announcement(2 << 32 | 1, weak(3)), at(900)).is_empty());
+    assert_eq!(election.leader(), Some((id(3), 2 << 32 | 1)));
+}
