@@ -484,7 +484,10 @@ fn an_old_file_that_is_damaged_in_the_store_is_not_used_for_a_delta() {
     let (base, result) = (tree(&[("f", file(&old))]), tree(&[("f", file(&new))]));
     let manifests = (bench.manifest(&base), bench.manifest(&result));
     let stored = bench.store.content_path(Digest::of(&old));
-    fs::write(&stored, vec![b'?'; old.len()]).unwrap();
+    // So little that a delta against it would still be the cheapest, and wrong on every server.
+    let mut damaged = old.clone();
+    damaged[100] ^= 1;
+    fs::write(&stored, damaged).unwrap();
     let built = bench.build(Some(&manifests.0), &manifests.1, None).unwrap();
     let mut reader = bench.read(&built);
     assert_eq!(carry_out(&mut reader, &base, &BTreeMap::new()), result);
