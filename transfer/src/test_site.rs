@@ -181,8 +181,7 @@ impl Wire {
                     }));
                     let mut buffer = vec![0; 64 << 10];
                     let mut passed = 0;
-                    loop {
-                        let Ok(mut bytes @ 1..) = from_server.read(&mut buffer).await else { break };
+                    while let Ok(mut bytes @ 1..) = from_server.read(&mut buffer).await {
                         let before = passed;
                         match fault {
                             Fault::None => {}
@@ -219,7 +218,7 @@ impl Wire {
     }
 }
 
-/// A server that gives the same text to every request, after as many lines as a request has.
+/// A server that gives the same text to every request, and none at all when it is empty.
 pub(crate) async fn parrot(ca: &TestCa, peer: Peer, answer: &'static str) -> Serving {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();

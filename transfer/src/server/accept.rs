@@ -271,10 +271,10 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Guarded<S> {
     }
 
     fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.get_mut().guard(context, |stream, context| stream.poll_flush(context))
+        self.get_mut().guard(context, AsyncWrite::poll_flush)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.get_mut().guard(context, |stream, context| stream.poll_shutdown(context))
+        self.get_mut().guard(context, AsyncWrite::poll_shutdown)
     }
 }

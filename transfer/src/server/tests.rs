@@ -172,9 +172,9 @@ async fn junk_is_no_notification() {
 
 const HURRIED: Limits = Limits {
     connections: 2,
-    handshake: Duration::from_millis(100),
-    idle: Duration::from_millis(100),
-    stall: Duration::from_millis(100),
+    handshake: Duration::from_millis(800),
+    idle: Duration::from_millis(800),
+    stall: Duration::from_millis(800),
     farewell: Duration::from_secs(20),
     ..Limits::DEFAULT
 };
@@ -212,8 +212,8 @@ async fn those_who_say_nothing_or_take_nothing_lose_their_place_to_others() {
     // Answers that nobody reads.
     let stalled = other.get(&object, None).await.unwrap();
     let mut third = connect(&here, &there, address).await;
-    let mut fourth = connect(&here, &there, address).await;
     assert_eq!(third.get("/", None).await.unwrap().status(), StatusCode::NOT_FOUND);
+    let mut fourth = connect(&here, &there, address).await;
     assert_eq!(fourth.get("/", None).await.unwrap().status(), StatusCode::NOT_FOUND);
     assert!(stalled.read(64 << 20).await.is_err());
     assert!(idle.get("/", None).await.is_err());
