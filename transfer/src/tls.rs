@@ -171,12 +171,10 @@ impl Peer {
             return None;
         }
         let names = certificate.subject_alternative_name().ok()??;
-        let mut uris = names.value.general_names.iter().filter_map(|name| match name {
-            GeneralName::URI(uri) if uri.starts_with(URI_SCHEME) => Some(*uri),
-            _ => None,
-        });
+        let uri = |name: &GeneralName<'_>| if let GeneralName::URI(uri) = name { Some(uri.to_string()) } else { None };
+        let mut uris = names.value.general_names.iter().filter_map(uri).filter(|uri| uri.starts_with(URI_SCHEME));
         match (uris.next(), uris.next()) {
-            (Some(uri), None) => Self::from_uri(uri),
+            (Some(uri), None) => Self::from_uri(&uri),
             (None, _) | (Some(_), Some(_)) => None,
         }
     }
