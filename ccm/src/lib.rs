@@ -3,5 +3,7 @@
 pub mod api;
 pub mod engine;
 pub mod ingest;
+pub mod leaders;
+pub mod server;
 pub mod store;
 pub mod trust;

@@ -9,6 +9,7 @@
 //! `None`, then sleep until `poll_timeout`, then the next input.**
 
 pub mod election;
+pub mod message;
 pub mod registration;
 pub mod reports;
 pub mod session;

@@ -239,6 +239,12 @@ impl Clone for Identity {
 }
 
 impl Identity {
+    /// From parts that were read or made elsewhere.
+    #[must_use]
+    pub fn new(chain: Vec<CertificateDer<'static>>, key: PrivateKeyDer<'static>, authority: Authority) -> Self {
+        Self { chain, key, authority }
+    }
+
     /// Reads PEM texts: the chain (own certificate first), its key, the authority.
     ///
     /// # Errors

@@ -9,7 +9,7 @@
 
 mod access;
 mod console;
-mod events;
+pub mod events;
 mod extract;
 pub mod fleet;
 pub mod guard;

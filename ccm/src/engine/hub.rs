@@ -8,8 +8,9 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use common::control::{SessionStats, ToCcm, ToLeader};
+use common::digest::Version;
 use common::fleet::{MemberInfo, SegmentReport};
-use common::ids::{AssignmentNumber, SegmentName, ServerId};
+use common::ids::{AssignmentNumber, SegmentName, Sequence, ServerId, SiteName};
 use common::outcome::Outcome;
 use tokio::sync::{mpsc, watch};
 
@@ -18,6 +19,9 @@ use super::delivery::{Delivery, Leader, Leaders, Says};
 /// How long a server may be missing from its segment before a run stops waiting for it. Longer than
 /// an election takes.
 pub const SERVER_GRACE: Duration = Duration::from_secs(8);
+/// How long a server's answer about what is live counts for more than its report. Reports follow
+/// within moments; a server that was set back by its administrator is believed after this.
+const KNOWN_LIVE_LIFE: Duration = Duration::from_secs(10);
 /// Messages that may wait for one leader. A leader that does not read is disconnected.
 const QUEUE_MAX: usize = 1024;
 
@@ -37,8 +41,18 @@ struct State {
     connections: ConnectionId,
     links: BTreeMap<SegmentName, Link>,
     deliveries: BTreeMap<AssignmentNumber, Delivery>,
-    /// Since when a server that was online is missing.
+    /// Since when a server that was online, or is waited for, is missing.
     missing_since: BTreeMap<ServerId, Instant>,
+    /// What servers were told to make live, until their own report says so.
+    known_live: BTreeMap<(ServerId, SiteName), KnownLive>,
+}
+
+/// What a server's answer said is live, ahead of its next report.
+#[derive(Debug)]
+struct KnownLive {
+    sequence: Sequence,
+    version: Option<Version>,
+    since: Instant,
 }
 
 /// See the module.
@@ -164,6 +178,11 @@ impl Hub {
     pub fn deliver(&self, assignment: AssignmentNumber, mut delivery: Delivery) {
         let mut state = self.lock();
         let says = delivery.leaders_changed(&state.leaders());
+        let present: BTreeSet<ServerId> = state.members().map(|member| member.server).collect();
+        let now = Instant::now();
+        for target in delivery.unanswered().filter(|target| !present.contains(target)) {
+            state.missing_since.entry(target).or_insert(now);
+        }
         state.deliveries.insert(assignment, delivery);
         state.say(says);
         drop(state);
@@ -206,13 +225,27 @@ impl Hub {
     /// The servers that are online, with what they last reported.
     #[must_use]
     pub fn online(&self) -> BTreeMap<ServerId, MemberInfo> {
+        self.lock().members().map(|member| (member.server, member.clone())).collect()
+    }
+
+    /// The version that is live on a server that is online; `None` when it is not online or nothing
+    /// is live there.
+    #[must_use]
+    pub fn live(&self, server: ServerId, site: &SiteName) -> Option<Version> {
         let state = self.lock();
-        state
-            .links
-            .values()
-            .filter_map(|link| link.report.as_ref())
-            .flat_map(|report| report.members.iter().map(|member| (member.server, member.clone())))
-            .collect()
+        let member = state.members().find(|member| member.server == server)?;
+        let reported = member.sites.iter().find(|candidate| candidate.site == *site);
+        let sequence = reported.map_or(Sequence(0), |reported| reported.sequence);
+        match state.known_live.get(&(server, site.clone())) {
+            Some(known) if known.sequence > sequence && known.since.elapsed() < KNOWN_LIVE_LIFE => known.version,
+            Some(_) | None => reported.and_then(|reported| reported.live),
+        }
+    }
+
+    /// A server has answered that this is live now, by this assignment.
+    pub fn set_live(&self, server: ServerId, site: &SiteName, by: AssignmentNumber, version: Option<Version>) {
+        let known = KnownLive { sequence: Sequence(by.0), version, since: Instant::now() };
+        self.lock().known_live.insert((server, site.clone()), known);
     }
 
     /// The segments whose leader is connected: leader and epoch.
@@ -230,6 +263,10 @@ impl Hub {
 }
 
 impl State {
+    fn members(&self) -> impl Iterator<Item = &MemberInfo> {
+        self.links.values().filter_map(|link| link.report.as_ref()).flat_map(|report| &report.members)
+    }
+
     fn leaders(&self) -> Leaders {
         // A leader counts once it has reported its segment: before, nobody knows whom it leads.
         self.links

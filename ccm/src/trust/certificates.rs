@@ -21,7 +21,7 @@ use super::TrustError;
 
 /// The DNS name that every certificate of a cluster carries; clients ask for it whatever address
 /// they connect to, and then look at the URI.
-pub const TLS_NAME: &str = "pressrun.internal";
+pub const TLS_NAME: &str = transfer::tls::DNS_NAME;
 
 /// The URI in the CCM's certificate.
 pub const CCM_URI: &str = "pressrun://ccm";

@@ -1,0 +1,182 @@
+//! What the API asks for, in the engine's words.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use common::ids::{RunNumber, ServerId};
+use common::manifest::{Entry, Manifest};
+use common::path::ContentPath;
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
+use tokio::sync::watch;
+
+use super::requests::Comparison;
+use super::{Engine, EngineError, RunRequest, blocking, chain};
+use crate::api::operations::{
+    Accepted, CheckpointRequest, DiffAdded, DiffChanged, DiffMoved, DiffPath, DiffReport, DiffRequest, OperationError,
+    Operations, PublishRequest, RestoreRequest, RollbackRequest,
+};
+use crate::engine::quorum::Quorum;
+use crate::ingest::text::text_hunks;
+use crate::store::{Checkpoint, Run};
+
+impl From<EngineError> for OperationError {
+    fn from(error: EngineError) -> Self {
+        let detail = chain(&error);
+        match error {
+            EngineError::NoSite { .. } => Self::not_found("no-such-site", detail),
+            EngineError::NoGroup { .. } => Self::not_found("no-such-group", detail),
+            EngineError::NoCheckpoint { .. } => Self::not_found("no-such-checkpoint", detail),
+            EngineError::NoRun { .. } => Self::not_found("no-such-run", detail),
+            EngineError::WhichGroup { .. } => Self::refused("which-group", detail),
+            EngineError::EmptyGroup { .. } => Self::refused("empty-group", detail),
+            EngineError::NothingToRollBack { .. } => Self::refused("nothing-to-roll-back", detail),
+            EngineError::NeverPublished { .. } => Self::refused("never-published", detail),
+            EngineError::TooLate { run, .. } => Self::conflict("too-late", detail, Some(run)),
+            EngineError::Quorum(_) => Self::refused("bad-quorum", detail),
+            EngineError::Scan { .. } => Self::refused("staging-unusable", detail),
+            EngineError::Exclude { .. } => Self::refused("bad-exclude", detail),
+            EngineError::NoResult { .. }
+            | EngineError::NoAssignment { .. }
+            | EngineError::Spool { .. }
+            | EngineError::Store(_)
+            | EngineError::Content(_)
+            | EngineError::Build(_)
+            | EngineError::Inventory(_)
+            | EngineError::Objects(_)
+            | EngineError::Worker => Self::failed(detail),
+        }
+    }
+}
+
+fn accepted(run: Result<Run, EngineError>) -> Result<Accepted, OperationError> {
+    let run = run?;
+    Ok(Accepted { run: run.run, state: run.state })
+}
+
+fn asked(quorum: Option<Quorum>) -> RunRequest {
+    RunRequest {
+        quorum: quorum.filter(|quorum| *quorum != Quorum::MostServers).map(|quorum| quorum.to_string()),
+        ..RunRequest::default()
+    }
+}
+
+/// The engine as the API sees it.
+#[derive(Clone)]
+pub struct Desk(pub Arc<Engine>);
+
+impl Operations for Desk {
+    fn publish(&self, request: PublishRequest) -> BoxFuture<'_, Result<Accepted, OperationError>> {
+        let engine = self.0.clone();
+        async move {
+            let asked = RunRequest {
+                adopt: request.adopt,
+                create_live: request.create_live,
+                timeout_seconds: request.timeout.map(|timeout| timeout.as_secs()),
+                ..asked(request.quorum)
+            };
+            let run = blocking(move || engine.request_publish(&request.site, request.group.as_ref(), &asked)).await;
+            accepted(run)
+        }
+        .boxed()
+    }
+
+    fn rollback(&self, request: RollbackRequest) -> BoxFuture<'_, Result<Accepted, OperationError>> {
+        let engine = self.0.clone();
+        async move {
+            let asked = asked(request.quorum);
+            let run = blocking(move || engine.request_rollback(&request.site, request.group.as_ref(), &asked)).await;
+            accepted(run)
+        }
+        .boxed()
+    }
+
+    fn restore(&self, request: RestoreRequest) -> BoxFuture<'_, Result<Accepted, OperationError>> {
+        let engine = self.0.clone();
+        async move {
+            let asked = asked(request.quorum);
+            let run = blocking(move || {
+                engine.request_restore(&request.site, request.group.as_ref(), &request.checkpoint, asked)
+            })
+            .await;
+            accepted(run)
+        }
+        .boxed()
+    }
+
+    fn checkpoint(&self, request: CheckpointRequest) -> BoxFuture<'_, Result<Checkpoint, OperationError>> {
+        let engine = self.0.clone();
+        async move {
+            let made =
+                blocking(move || engine.create_checkpoint(&request.site, request.group.as_ref(), request.name)).await;
+            Ok(made?)
+        }
+        .boxed()
+    }
+
+    fn diff(&self, request: DiffRequest) -> BoxFuture<'_, Result<DiffReport, OperationError>> {
+        let engine = self.0.clone();
+        async move {
+            let comparison = engine.compare(&request.site, request.group.as_ref()).await?;
+            let report = blocking(move || Ok(report(&engine, &request, comparison))).await?;
+            Ok(report)
+        }
+        .boxed()
+    }
+
+    fn cancel(&self, run: RunNumber) -> BoxFuture<'_, Result<(), OperationError>> {
+        let engine = self.0.clone();
+        async move {
+            blocking(move || engine.request_cancel(run)).await?;
+            Ok(())
+        }
+        .boxed()
+    }
+
+    fn online(&self) -> BTreeSet<ServerId> {
+        self.0.hub.online().into_keys().collect()
+    }
+
+    fn changes(&self) -> watch::Receiver<u64> {
+        self.0.changes()
+    }
+}
+
+fn report(engine: &Engine, request: &DiffRequest, comparison: Comparison) -> DiffReport {
+    let Comparison { group, base, result, diff } = comparison;
+    let nothing = Manifest::default();
+    let old = base.as_ref().unwrap_or(&nothing);
+    let size = |manifest: &Manifest, path: &ContentPath| match manifest.entries.get(path) {
+        Some(Entry::File { size, .. }) => *size,
+        Some(Entry::Directory { .. } | Entry::Symlink { .. }) | None => 0,
+    };
+    let text = |path: &ContentPath| -> Option<String> {
+        let digest = |manifest: &Manifest| match manifest.entries.get(path) {
+            Some(Entry::File { digest, .. }) => Some(*digest),
+            Some(Entry::Directory { .. } | Entry::Symlink { .. }) | None => None,
+        };
+        text_hunks(engine.content(), digest(old)?, digest(&result)?, path)
+    };
+    let paths = |paths: &[ContentPath]| paths.iter().map(|path| DiffPath { path: path.to_string() }).collect();
+    DiffReport {
+        site: request.site.clone(),
+        group,
+        base: base.as_ref().map(Manifest::version),
+        result: result.version(),
+        added: diff.added.iter().map(|path| DiffAdded { path: path.to_string(), size: size(&result, path) }).collect(),
+        changed: diff
+            .changed
+            .iter()
+            .map(|path| DiffChanged {
+                path: path.to_string(),
+                size: size(&result, path),
+                old_size: size(old, path),
+                text: if request.text { text(path) } else { None },
+            })
+            .collect(),
+        removed: paths(&diff.removed),
+        moved: diff.moved.iter().map(|(from, to)| DiffMoved { from: from.to_string(), to: to.to_string() }).collect(),
+        attributes: paths(&diff.attributes),
+        content_bytes: diff.content_bytes,
+    }
+}

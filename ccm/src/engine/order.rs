@@ -1,0 +1,231 @@
+//! Assignments as the engine makes them: header, signature, ticket, object file, record.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+
+use common::assignment::{Base, Header, Kind, LivePolicy};
+use common::control::INLINE_BYTES_MAX;
+use common::digest::{Digest, Version};
+use common::ids::{AssignmentNumber, ClusterId, GroupName, RunNumber, SegmentName, Sequence, ServerId, SiteName};
+use common::keys::{PublishKey, Signed};
+use common::manifest::Manifest;
+use common::ticket::Ticket;
+use common::time::WallTime;
+
+use super::delivery::Delivery;
+use super::wan::WanPolicy;
+use super::{Engine, EngineError, now};
+use crate::ingest::build::{BuildRequest, build};
+use crate::ingest::inventory::build_inventory;
+use crate::ingest::order::build_order;
+use crate::store::AssignmentRecord;
+
+/// Unit of verification of an object on the WAN, in bytes. 256 KiB: small enough that a wrong chunk
+/// costs little, large enough that the table stays far below a thousandth of the object.
+const CHUNK_BYTES: u32 = 256 << 10;
+
+/// How long a prepare assignment is accepted by servers. A day: longer than any transfer.
+const PREPARE_LIFE: Duration = Duration::from_secs(24 * 3600);
+
+/// What all assignments of a run have in common.
+#[derive(Debug, Clone)]
+pub(super) struct Frame {
+    pub(super) cluster: ClusterId,
+    pub(super) site: SiteName,
+    pub(super) group: GroupName,
+    pub(super) run: RunNumber,
+    pub(super) live: LivePolicy,
+    pub(super) result: Version,
+    pub(super) wan: WanPolicy,
+}
+
+/// What an assignment carries.
+pub(super) enum Body<'a> {
+    /// Commands and data.
+    Tree {
+        /// The version they start from; `None` for any.
+        base: Option<&'a Manifest>,
+        /// The version they lead to.
+        result: &'a Manifest,
+        /// Only these contents are carried.
+        needed: Option<BTreeSet<Digest>>,
+    },
+    /// The whole tree's commands without any data: what is missing?
+    Inventory(&'a Manifest),
+    /// Nothing but its header.
+    Order(Kind),
+}
+
+impl Body<'_> {
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Tree { .. } => "prepare",
+            Self::Inventory(_) => "inventory",
+            Self::Order(Kind::Commit { .. }) => "commit",
+            Self::Order(Kind::Undo { .. }) => "undo",
+            Self::Order(Kind::Rollback | Kind::Prepare | Kind::Inventory) => "rollback",
+        }
+    }
+
+    fn kind(&self) -> Kind {
+        match self {
+            Self::Tree { .. } => Kind::Prepare,
+            Self::Inventory(_) => Kind::Inventory,
+            Self::Order(kind) => *kind,
+        }
+    }
+}
+
+impl Frame {
+    fn draft(&self, number: AssignmentNumber, body: &Body<'_>, targets: &[ServerId], life: Duration) -> Header {
+        let (base, result_tree) = match body {
+            Body::Tree { base, result, .. } => {
+                (base.map_or(Base::Any, |base| Base::Version(base.version())), Some(*result))
+            }
+            Body::Inventory(result) => (Base::Any, Some(*result)),
+            Body::Order(_) => (Base::Any, None),
+        };
+        let now = now();
+        Header {
+            cluster: self.cluster,
+            site: self.site.clone(),
+            group: self.group.clone(),
+            number,
+            run: self.run,
+            kind: body.kind(),
+            // Numbers only grow, so they are the site's order, too.
+            sequence: Sequence(number.0),
+            base,
+            result: self.result,
+            targets: targets.to_vec(),
+            live: self.live.clone(),
+            result_entries: result_tree.map_or(0, |tree| tree.entries.len() as u64),
+            result_bytes: result_tree.map_or(0, Manifest::content_bytes),
+            space_bytes: 0,
+            commands: 0,
+            commands_packed_bytes: 0,
+            commands_raw_bytes: 0,
+            commands_digest: Digest::of(b""),
+            blocks: 0,
+            blocks_digest: Digest::of(b""),
+            data_bytes: 0,
+            created: now,
+            expires: now.after(life),
+        }
+    }
+}
+
+/// An assignment that is sealed and recorded.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Sealed {
+    pub(super) number: AssignmentNumber,
+    pub(super) length: u64,
+}
+
+impl Engine {
+    /// Builds, signs and records an assignment for these servers. Blocks: call it where that is
+    /// allowed.
+    pub(super) fn seal(
+        &self,
+        frame: &Frame,
+        body: &Body<'_>,
+        targets: &[ServerId],
+        life: Option<Duration>,
+        cancel: &AtomicBool,
+    ) -> Result<Sealed, EngineError> {
+        let number = self.store.new_assignment_number()?;
+        let life = life.unwrap_or(PREPARE_LIFE);
+        let draft = frame.draft(number, body, targets, life);
+        let expires = draft.expires;
+        let key = self.trust.publish_key();
+        let path: PathBuf = self.spool.join(format!("{}.assignment", number.0));
+        let (object, length, inline) = match body {
+            Body::Tree { base, result, needed } => {
+                let request = BuildRequest { header: draft, base: *base, result, needed: needed.as_ref() };
+                let built = build(&request, &self.content, key, &path, &|_| (), cancel)?;
+                self.keep(&path, built.object, built.length)?
+            }
+            Body::Inventory(result) => {
+                let built = build_inventory(draft, result, key, &path)?;
+                self.keep(&path, built.object, built.length)?
+            }
+            Body::Order(_) => {
+                let bytes = build_order(draft, key);
+                (Digest::of(&bytes), bytes.len() as u64, Some(bytes))
+            }
+        };
+        let ticket = self.ticket(frame, number, object, length, targets, expires, key);
+        self.store.save_assignment(&AssignmentRecord {
+            number,
+            run: frame.run,
+            kind: body.name().to_owned(),
+            object: Some(object),
+            length,
+            ticket: Some(postcard::to_stdvec(&ticket).expect("a ticket is plain data")),
+            targets: targets.to_vec(),
+            expires,
+            inline,
+        })?;
+        Ok(Sealed { number, length })
+    }
+
+    /// Moves a built file into the object store, or into memory when it rides in its notification.
+    fn keep(
+        &self,
+        path: &std::path::Path,
+        object: Digest,
+        length: u64,
+    ) -> Result<(Digest, u64, Option<Vec<u8>>), EngineError> {
+        if length <= INLINE_BYTES_MAX as u64 {
+            let bytes = std::fs::read(path).map_err(|source| EngineError::Spool { path: path.to_owned(), source })?;
+            std::fs::remove_file(path).map_err(|source| EngineError::Spool { path: path.to_owned(), source })?;
+            return Ok((object, length, Some(bytes)));
+        }
+        self.objects.put_file(path, object)?;
+        Ok((object, length, None))
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "the parts of a ticket")]
+    fn ticket(
+        &self,
+        frame: &Frame,
+        assignment: AssignmentNumber,
+        object: Digest,
+        length: u64,
+        targets: &[ServerId],
+        expires: WallTime,
+        key: &PublishKey,
+    ) -> Signed<Ticket> {
+        let ticket = Ticket {
+            cluster: frame.cluster,
+            site: frame.site.clone(),
+            assignment,
+            run: frame.run,
+            object,
+            length,
+            chunk_bytes: CHUNK_BYTES,
+            targets: targets.to_vec(),
+            expires,
+        };
+        Signed::sign(&ticket, key)
+    }
+
+    /// Sends a recorded assignment out, unless it is under way already.
+    pub(super) fn send_out(&self, number: AssignmentNumber, wan: WanPolicy) -> Result<(), EngineError> {
+        let record = self.store.assignment(number)?.ok_or(EngineError::NoAssignment { number })?;
+        let ticket = record.ticket.as_deref().ok_or(EngineError::NoAssignment { number })?;
+        let ticket: Signed<Ticket> = postcard::from_bytes(ticket).map_err(|_| EngineError::NoAssignment { number })?;
+        let object = record.object.ok_or(EngineError::NoAssignment { number })?;
+        let mut targets: BTreeMap<SegmentName, BTreeSet<ServerId>> = BTreeMap::new();
+        for target in &record.targets {
+            if let Some(server) = self.store.server(target)? {
+                targets.entry(server.segment).or_default().insert(*target);
+            }
+        }
+        let delivery = Delivery::new(ticket, object, record.inline, targets, wan, self.transfer_address);
+        self.hub.deliver(number, delivery);
+        Ok(())
+    }
+}

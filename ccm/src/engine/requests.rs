@@ -1,0 +1,200 @@
+//! What people and schedules ask for: checked here, then recorded as a run that waits its turn.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use common::ids::{CheckpointName, GroupName, RunNumber, ServerId, SiteName};
+use common::manifest::Manifest;
+
+use super::quorum::Quorum;
+use super::run::RunRequest;
+use super::{Engine, EngineError, blocking, lock, now};
+use crate::ingest::diff::{Diff, diff};
+use crate::store::{Checkpoint, Effects, Group, Run, RunKind, RunState, Selector, Site};
+
+/// The group of a site for which none was made: every server.
+pub const IMPLICIT_GROUP: &str = "all";
+
+/// A comparison of staging with what is published.
+#[derive(Debug)]
+pub struct Comparison {
+    /// The group it is about.
+    pub group: GroupName,
+    /// What is published; empty before the first publish.
+    pub base: Option<Manifest>,
+    /// What staging holds.
+    pub result: Manifest,
+    /// The difference.
+    pub diff: Diff,
+}
+
+impl Engine {
+    fn site(&self, site: &SiteName) -> Result<Site, EngineError> {
+        self.store.site(site)?.ok_or_else(|| EngineError::NoSite { site: site.clone() })
+    }
+
+    /// The group a request means; makes the implicit one at the first use.
+    fn group_for(&self, site: &Site, group: Option<&GroupName>) -> Result<Group, EngineError> {
+        if group.is_none() && self.store.groups(Some(&site.name))?.is_empty() {
+            let name = IMPLICIT_GROUP.parse().expect("the implicit group's name is a name");
+            self.store.create_group(&Group { site: site.name.clone(), name, selector: Selector::All })?;
+        }
+        self.group(&site.name, group)
+    }
+
+    fn enqueue(&self, site: &Site, group: &Group, kind: RunKind, request: &RunRequest) -> Result<Run, EngineError> {
+        if let Some(text) = &request.quorum {
+            let _checked: Quorum = text.parse()?;
+        }
+        let servers: Vec<ServerId> = self.store.members_of(group)?.into_iter().map(|server| server.id).collect();
+        if servers.is_empty() {
+            return Err(EngineError::EmptyGroup { site: site.name.clone(), group: group.name.clone() });
+        }
+        let request = serde_json::to_value(request).expect("plain data");
+        let run = self.store.create_run(&site.name, &group.name, kind, &request, &servers, now())?;
+        self.wake.notify_one();
+        self.tell_run(&run);
+        Ok(run)
+    }
+
+    /// Publishes what staging holds.
+    ///
+    /// # Errors
+    /// When the site, the group or the quorum cannot be used, or staging is not a directory.
+    pub fn request_publish(
+        &self,
+        site: &SiteName,
+        group: Option<&GroupName>,
+        request: &RunRequest,
+    ) -> Result<Run, EngineError> {
+        let site = self.site(site)?;
+        let group = self.group_for(&site, group)?;
+        self.enqueue(&site, &group, RunKind::Publish, request)
+    }
+
+    /// Goes back to the version before the present one.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn request_rollback(
+        &self,
+        site: &SiteName,
+        group: Option<&GroupName>,
+        request: &RunRequest,
+    ) -> Result<Run, EngineError> {
+        let site = self.site(site)?;
+        let group = self.group_for(&site, group)?;
+        let view = self.store.view(&site.name, &group.name)?;
+        if view.and_then(|view| view.previous).is_none() {
+            return Err(EngineError::NothingToRollBack { site: site.name, group: group.name });
+        }
+        self.enqueue(&site, &group, RunKind::Rollback, request)
+    }
+
+    /// Keeps the published version under a name.
+    ///
+    /// # Errors
+    /// When nothing was published, or the name is taken.
+    pub fn create_checkpoint(
+        &self,
+        site: &SiteName,
+        group: Option<&GroupName>,
+        name: Option<CheckpointName>,
+    ) -> Result<Checkpoint, EngineError> {
+        let site = self.site(site)?;
+        let group = self.group_for(&site, group)?;
+        let view = self
+            .store
+            .view(&site.name, &group.name)?
+            .ok_or_else(|| EngineError::NeverPublished { site: site.name.clone(), group: group.name.clone() })?;
+        let name = match name {
+            Some(name) => name,
+            None => format!("run-{}", view.run).parse().expect("a number after a word is a name"),
+        };
+        let checkpoint = Checkpoint {
+            site: site.name,
+            group: group.name,
+            name,
+            version: view.version,
+            created: now(),
+            run: Some(view.run),
+        };
+        self.store.create_checkpoint(&checkpoint)?;
+        self.bump();
+        Ok(checkpoint)
+    }
+
+    /// Publishes the version that a checkpoint kept.
+    ///
+    /// # Errors
+    /// When there is no such checkpoint.
+    pub fn request_restore(
+        &self,
+        site: &SiteName,
+        group: Option<&GroupName>,
+        name: &CheckpointName,
+        request: RunRequest,
+    ) -> Result<Run, EngineError> {
+        let site = self.site(site)?;
+        let group = self.group_for(&site, group)?;
+        let checkpoint = self
+            .store
+            .checkpoint(&site.name, name)?
+            .ok_or_else(|| EngineError::NoCheckpoint { site: site.name.clone(), name: name.to_string() })?;
+        let request = RunRequest { version: Some(checkpoint.version), ..request };
+        self.enqueue(&site, &group, RunKind::Restore, &request)
+    }
+
+    /// Stops a run before its decision.
+    ///
+    /// # Errors
+    /// When there is no such run, or it is over.
+    pub fn request_cancel(&self, number: RunNumber) -> Result<Run, EngineError> {
+        let mut run = self.store.run(number)?.ok_or(EngineError::NoRun { run: number })?;
+        if run.state.is_final() {
+            return Err(EngineError::TooLate { run: number, why: "it is over" });
+        }
+        if run.phases.iter().any(|phase| phase.name == "commit") {
+            return Err(EngineError::TooLate { run: number, why: "the commit is under way; roll back afterwards" });
+        }
+        self.store.request_cancel(number)?;
+        lock(&self.cancels).entry(number).or_default().store(true, Ordering::Relaxed);
+        if run.state == RunState::Queued {
+            run.state = RunState::Cancelled;
+            run.message = "cancelled before it began".to_owned();
+            run.ended = Some(now());
+            self.store.finish_run(&run, &Effects::default())?;
+        }
+        self.wake.notify_one();
+        self.tell_run(&run);
+        Ok(run)
+    }
+
+    /// What a publish would change.
+    ///
+    /// # Errors
+    /// When the site or group is unknown, or staging cannot be read.
+    pub async fn compare(
+        self: &Arc<Self>,
+        site: &SiteName,
+        group: Option<&GroupName>,
+    ) -> Result<Comparison, EngineError> {
+        let site = self.site(site)?;
+        let group = self.group_for(&site, group)?;
+        let base = match self.store.view(&site.name, &group.name)? {
+            Some(view) => Some(self.content.manifest(view.version)?),
+            None => None,
+        };
+        let engine = self.clone();
+        let result = blocking(move || engine.scan(&site, &AtomicBool::new(false))).await?;
+        let nothing = Manifest::default();
+        let diff = diff(base.as_ref().unwrap_or(&nothing), &result);
+        Ok(Comparison { group: group.name, base, result, diff })
+    }
+
+    /// Published contents, for the text of differences.
+    #[must_use]
+    pub fn content(&self) -> &crate::ingest::content::ContentStore {
+        &self.content
+    }
+}

@@ -1,0 +1,97 @@
+//! Servers that missed something are brought up to date by runs of their own, as soon as they are
+//! there.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use common::digest::Version;
+use common::ids::{GroupName, ServerId, SiteName};
+
+use super::run::RunRequest;
+use super::{Engine, EngineError, chain, now};
+use crate::store::{RunKind, RunState};
+
+/// How often the fleet is compared with what is wanted.
+const INTERVAL: Duration = Duration::from_secs(1);
+/// First pause after an attempt that did not help; doubles up to [`RETRY_MAX`].
+const RETRY_MIN: Duration = Duration::from_secs(5);
+/// Longest pause between attempts.
+const RETRY_MAX: Duration = Duration::from_secs(600);
+
+#[derive(Debug)]
+struct Attempt {
+    version: Version,
+    pause: Duration,
+    not_before: Instant,
+}
+
+type Attempts = BTreeMap<(SiteName, ServerId), Attempt>;
+
+/// Watches the fleet for as long as the CCM runs.
+pub(super) async fn run(engine: Arc<Engine>) {
+    let mut attempts = Attempts::new();
+    let mut ticks = tokio::time::interval(INTERVAL);
+    loop {
+        ticks.tick().await;
+        if let Err(error) = synchronize(&engine, &mut attempts) {
+            tracing::error!(error = chain(&error), "stale servers cannot be looked for");
+        }
+    }
+}
+
+fn synchronize(engine: &Arc<Engine>, attempts: &mut Attempts) -> Result<(), EngineError> {
+    let online = engine.hub.online();
+    if online.is_empty() {
+        return Ok(());
+    }
+    let busy = busy(engine)?;
+    let at = Instant::now();
+    let mut stale: BTreeMap<(SiteName, GroupName, Version), Vec<ServerId>> = BTreeMap::new();
+    for ((site, server), wanted) in engine.wanted()? {
+        let key = (site, server);
+        if !online.contains_key(&server) || busy.contains(&key) {
+            continue;
+        }
+        if engine.hub.live(server, &key.0) == Some(wanted.version) {
+            attempts.remove(&key);
+            continue;
+        }
+        let due =
+            attempts.get(&key).is_none_or(|attempt| attempt.version != wanted.version || attempt.not_before <= at);
+        if due {
+            stale.entry((key.0, wanted.group, wanted.version)).or_default().push(server);
+        }
+    }
+    for ((site, group, version), servers) in stale {
+        for server in &servers {
+            let attempt = attempts.entry((site.clone(), *server)).or_insert(Attempt {
+                version,
+                pause: RETRY_MIN / 2,
+                not_before: at,
+            });
+            attempt.pause = if attempt.version == version { (attempt.pause * 2).min(RETRY_MAX) } else { RETRY_MIN };
+            attempt.version = version;
+            attempt.not_before = at + attempt.pause;
+        }
+        let request = RunRequest { quorum: Some("1".to_owned()), version: Some(version), ..RunRequest::default() };
+        let request = serde_json::to_value(&request).expect("plain data");
+        let run = engine.store.create_run(&site, &group, RunKind::Synchronize, &request, &servers, now())?;
+        tracing::info!(run = %run.run, %site, servers = servers.len(), "stale servers are brought up to date");
+        engine.wake.notify_one();
+        engine.tell_run(&run);
+    }
+    Ok(())
+}
+
+/// Servers that an unfinished run takes care of.
+fn busy(engine: &Engine) -> Result<BTreeSet<(SiteName, ServerId)>, EngineError> {
+    let mut busy = BTreeSet::new();
+    for (run, _, _) in engine.store.unfinished_runs()? {
+        debug_assert!(matches!(run.state, RunState::Queued | RunState::Running));
+        for server in engine.store.run_servers(run.run)? {
+            busy.insert((run.site.clone(), server));
+        }
+    }
+    Ok(busy)
+}

@@ -1,0 +1,112 @@
+//! Who of the segment is still to be given an object. Pure.
+//!
+//! A member is served by one multicast session at a time. Members that come late join the session
+//! that runs, or are given one of their own; members that a session gave up help themselves by
+//! unicast and are tried again only after they have been away and returned.
+
+use std::collections::BTreeSet;
+
+use common::ids::ServerId;
+
+/// The members that an object is for.
+#[derive(Debug, Clone, Default)]
+pub struct Audience {
+    targets: BTreeSet<ServerId>,
+    present: BTreeSet<ServerId>,
+    /// Has it, or answered already.
+    served: BTreeSet<ServerId>,
+    failed: BTreeSet<ServerId>,
+    in_session: BTreeSet<ServerId>,
+}
+
+/// What changed in who is present.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Change {
+    /// To be given the object: they join the session that runs, or a new one.
+    pub join: Vec<ServerId>,
+    /// In the session, and gone.
+    pub gone: Vec<ServerId>,
+}
+
+impl Audience {
+    /// An object for these servers.
+    #[must_use]
+    pub fn new(targets: impl IntoIterator<Item = ServerId>) -> Self {
+        Self { targets: targets.into_iter().collect(), ..Self::default() }
+    }
+
+    /// The members that are present now. Those named as joining count as being served from here on.
+    pub fn members(&mut self, present: impl IntoIterator<Item = ServerId>) -> Change {
+        self.present = present.into_iter().collect();
+        self.failed.retain(|server| self.present.contains(server));
+        let gone: Vec<ServerId> = self.in_session.difference(&self.present).copied().collect();
+        for server in &gone {
+            self.in_session.remove(server);
+        }
+        let join: Vec<ServerId> = self
+            .targets
+            .intersection(&self.present)
+            .filter(|server| !self.served.contains(server))
+            .filter(|server| !self.failed.contains(server) && !self.in_session.contains(server))
+            .copied()
+            .collect();
+        self.in_session.extend(join.iter().copied());
+        Change { join, gone }
+    }
+
+    /// The member has the object, or has answered.
+    pub fn served(&mut self, server: ServerId) {
+        self.in_session.remove(&server);
+        self.served.insert(server);
+    }
+
+    /// The session gave the member up.
+    pub fn failed(&mut self, server: ServerId) {
+        self.in_session.remove(&server);
+        self.failed.insert(server);
+    }
+
+    /// The session is over; who was still in it is tried again.
+    pub fn session_over(&mut self) {
+        self.in_session.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn server(number: u8) -> ServerId {
+        ServerId([number; 16])
+    }
+
+    #[test]
+    fn only_present_targets_are_served_and_each_once() {
+        let mut audience = Audience::new([server(1), server(2), server(3)]);
+        assert_eq!(audience.members([server(1), server(2), server(9)]).join, [server(1), server(2)]);
+        assert_eq!(audience.members([server(1), server(2)]).join, [], "they are being served");
+        audience.served(server(1));
+        audience.session_over();
+        assert_eq!(audience.members([server(1), server(2)]).join, [server(2)], "the session left it out");
+        assert_eq!(audience.members([server(1), server(2), server(3)]).join, [server(3)], "it came late");
+    }
+
+    #[test]
+    fn a_member_that_was_given_up_is_tried_again_when_it_returns() {
+        let mut audience = Audience::new([server(1), server(2)]);
+        audience.members([server(1), server(2)]);
+        audience.failed(server(1));
+        audience.session_over();
+        assert_eq!(audience.members([server(1), server(2)]).join, [server(2)]);
+        assert_eq!(audience.members([server(2)]), Change::default());
+        assert_eq!(audience.members([server(1), server(2)]).join, [server(1)]);
+    }
+
+    #[test]
+    fn a_member_that_leaves_in_the_middle_is_named_and_served_when_it_is_back() {
+        let mut audience = Audience::new([server(1)]);
+        audience.members([server(1)]);
+        assert_eq!(audience.members([]).gone, [server(1)]);
+        assert_eq!(audience.members([server(1)]).join, [server(1)]);
+    }
+}

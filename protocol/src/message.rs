@@ -1,0 +1,24 @@
+//! What travels on the control channel: one of these in each datagram.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{election, registration, reports, session};
+
+/// A message of one of the protocols. Grows at the end only.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum Control {
+    /// Who leads.
+    Election(election::Message),
+    /// Who is a member.
+    Registration(registration::Message),
+    /// What became of assignments.
+    Reports(reports::Message),
+    /// A multicast session.
+    Session {
+        /// What is said.
+        message: session::Message,
+        /// Port of the sender's chunk server, at the address the datagram comes from: where a member
+        /// gets what a session did not bring.
+        transfer_port: u16,
+    },
+}
