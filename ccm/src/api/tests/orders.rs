@@ -202,7 +202,8 @@ async fn waiting_for_a_run_ends_when_it_is_over() {
         ccm.state.store.save_run(&Run { state: RunState::Partial, ..run }, None).unwrap();
         ccm.fake.bump();
     };
-    let (reply, ()) = tokio::join!(wait, finish);
+    let both = async { tokio::join!(wait, finish) };
+    let (reply, ()) = tokio::time::timeout(Duration::from_secs(30), both).await.expect("the change ends the wait");
     assert_eq!(reply.body["state"], json!("partial"));
 }
 
