@@ -60,6 +60,7 @@ struct KnownLive {
 pub struct Hub {
     state: Mutex<State>,
     changes: watch::Sender<u64>,
+    started: Instant,
 }
 
 /// What a delivery has come to.
@@ -79,7 +80,7 @@ pub struct Progress {
 
 impl Default for Hub {
     fn default() -> Self {
-        Self { state: Mutex::default(), changes: watch::channel(0).0 }
+        Self { state: Mutex::default(), changes: watch::channel(0).0, started: Instant::now() }
     }
 }
 
@@ -226,6 +227,18 @@ impl Hub {
     #[must_use]
     pub fn online(&self) -> BTreeMap<ServerId, MemberInfo> {
         self.lock().members().map(|member| (member.server, member.clone())).collect()
+    }
+
+    /// Whether one of these servers is not online but may be back in a moment: its leader was lost, or
+    /// the CCM has just started.
+    #[must_use]
+    pub fn may_return(&self, servers: &[ServerId]) -> bool {
+        let state = self.lock();
+        let present: BTreeSet<ServerId> = state.members().map(|member| member.server).collect();
+        let is_young = self.started.elapsed() < SERVER_GRACE;
+        servers.iter().filter(|server| !present.contains(server)).any(|server| {
+            is_young || state.missing_since.get(server).is_some_and(|since| since.elapsed() < SERVER_GRACE)
+        })
     }
 
     /// The version that is live on a server that is online; `None` when it is not online or nothing

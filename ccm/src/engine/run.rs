@@ -276,6 +276,7 @@ impl Execution {
         self.resume.result = Some(version);
         self.run.result = Some(version);
 
+        self.await_members().await;
         let online = self.engine.hub.online();
         let present: Vec<ServerId> =
             self.members.iter().map(|member| member.id).filter(|id| online.contains_key(id)).collect();
@@ -326,6 +327,15 @@ impl Execution {
         self.resume.prepare = Some(sealed.number);
         self.decide()?;
         Ok(())
+    }
+
+    /// Gives servers that may be back in a moment (a new leader is being elected) the time for it.
+    async fn await_members(&self) {
+        let ids: Vec<ServerId> = self.members.iter().map(|member| member.id).collect();
+        let mut changes = self.engine.hub.changes();
+        while self.engine.hub.may_return(&ids) && !self.cancel.load(Ordering::Relaxed) {
+            let _either = tokio::time::timeout(TICK, changes.changed()).await;
+        }
     }
 
     fn enough(&self, count: usize, quorum: usize, what: &str) -> Result<(), Stop> {
