@@ -14,6 +14,8 @@ use common::manifest::Manifest;
 use common::ticket::Ticket;
 use common::time::WallTime;
 
+use transfer::chunk::chunk_bytes_for;
+
 use super::delivery::Delivery;
 use super::wan::WanPolicy;
 use super::{Engine, EngineError, now};
@@ -21,10 +23,6 @@ use crate::ingest::build::{BuildRequest, build};
 use crate::ingest::inventory::build_inventory;
 use crate::ingest::order::build_order;
 use crate::store::AssignmentRecord;
-
-/// Unit of verification of an object on the WAN, in bytes. 256 KiB: small enough that a wrong chunk
-/// costs little, large enough that the table stays far below a thousandth of the object.
-const CHUNK_BYTES: u32 = 256 << 10;
 
 /// How long a prepare assignment is accepted by servers. A day: longer than any transfer.
 const PREPARE_LIFE: Duration = Duration::from_secs(24 * 3600);
@@ -205,7 +203,7 @@ impl Engine {
             run: frame.run,
             object,
             length,
-            chunk_bytes: CHUNK_BYTES,
+            chunk_bytes: chunk_bytes_for(length),
             targets: targets.to_vec(),
             expires,
         };
