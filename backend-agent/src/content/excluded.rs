@@ -1,0 +1,225 @@
+//! Paths that publishing leaves alone: uploads, logs, caches.
+//!
+//! They must be there in every tree that is live, be the same inodes for whoever has them open, and
+//! lose nothing that is written while trees change places. So: before a swap, the tree that comes
+//! gets hard links to all of them ([`mirror`]); after it, excluded directories change places once
+//! more, so that live has the original ones with whatever was written to them meanwhile, and what
+//! was put into the mirrored ones during that moment is brought along ([`settle`]).
+//!
+//! What the tree itself contains is never excluded, whatever the patterns say.
+
+use std::ffi::OsStr;
+use std::io;
+use std::os::fd::{AsFd as _, BorrowedFd};
+
+use common::exclude::Exclude;
+use common::manifest::{Entry, Manifest};
+use common::path::ContentPath;
+use rustix::fs::{FileType, RenameFlags, Stat};
+use rustix::io::Errno;
+
+use super::errors::ContentError;
+use super::journal::Carried;
+use super::local::{Index, child};
+use super::trees::{
+    Tree, is_directory, link, list, mirror_directory, mirror_directory_entry, mirror_entry, open_directory, remove,
+    stat_at,
+};
+
+/// What is excluded: by the patterns, unless the tree contains it.
+pub(super) struct Rule<'a> {
+    pub(super) exclude: &'a Exclude,
+    pub(super) manifest: &'a Manifest,
+}
+
+impl Rule<'_> {
+    pub(super) fn excludes(&self, path: &ContentPath, is_directory: bool) -> bool {
+        !self.exclude.is_empty() && !self.manifest.entries.contains_key(path) && self.exclude.covers(path, is_directory)
+    }
+}
+
+/// The excluded entries of a tree whose own directory is not excluded, in path order.
+pub(super) fn find(tree: &Tree, rule: &Rule<'_>) -> io::Result<Vec<Carried>> {
+    let mut found = Vec::new();
+    if !rule.exclude.is_empty() {
+        walk(tree, rule, None, &mut found)?;
+    }
+    Ok(found)
+}
+
+fn walk(tree: &Tree, rule: &Rule<'_>, at: Option<&ContentPath>, found: &mut Vec<Carried>) -> io::Result<()> {
+    let directory = tree.directory(at)?;
+    for (name, kind) in list(directory.as_fd())? {
+        let Some(path) = child(at, &name) else { continue };
+        let is_directory = kind == FileType::Directory;
+        if rule.excludes(&path, is_directory) {
+            let Some(stat) = stat_at(directory.as_fd(), &name)? else { continue };
+            found.push(Carried { path, inode: stat.st_ino, directory: is_directory });
+        } else if is_directory {
+            walk(tree, rule, Some(&path), found)?;
+        }
+    }
+    Ok(())
+}
+
+/// Makes the tree that comes hold the excluded entries that live holds, and no others. Returns them.
+pub(super) fn mirror(
+    live: &Tree,
+    coming: &Tree,
+    rule: &Rule<'_>,
+    index: &mut Index,
+) -> Result<Vec<Carried>, ContentError> {
+    let present = find(live, rule).map_err(ContentError::io("looking for", "excluded paths"))?;
+    for stale in find(coming, rule).map_err(ContentError::io("looking for", "excluded paths"))? {
+        if present.binary_search_by(|carried| carried.path.cmp(&stale.path)).is_err() {
+            let parent =
+                coming.parent(&stale.path).map_err(ContentError::io("opening the directory of", &stale.path))?;
+            remove(parent.as_fd(), OsStr::new(stale.path.file_name()), index)
+                .map_err(ContentError::io("removing the copy of", &stale.path))?;
+        }
+    }
+    for carried in &present {
+        make_parents(live, coming, rule, &carried.path)?;
+        mirror_one(live, coming, carried, index).map_err(ContentError::io("carrying along", &carried.path))?;
+    }
+    Ok(present)
+}
+
+/// Directories that the tree does not have and that an excluded entry stands in stay with it.
+fn make_parents(live: &Tree, coming: &Tree, rule: &Rule<'_>, path: &ContentPath) -> Result<(), ContentError> {
+    let Some(parent) = path.parent() else { return Ok(()) };
+    make_parents(live, coming, rule, &parent)?;
+    match rule.manifest.entries.get(&parent) {
+        Some(Entry::Directory { .. }) => return Ok(()),
+        Some(Entry::File { .. } | Entry::Symlink { .. }) => {
+            return Err(ContentError::ExcludedInTheWay { path: path.to_string() });
+        }
+        None => {}
+    }
+    let failed = || ContentError::io("making the directory", &parent);
+    if coming.stat(&parent).map_err(failed())?.is_none() {
+        let mode = live.stat(&parent).map_err(failed())?.map_or(0o755, |stat| stat.st_mode & 0o777);
+        coming.make_directory(&parent).map_err(failed())?;
+        coming.set_directory_mode(&parent, mode).map_err(failed())?;
+    }
+    Ok(())
+}
+
+fn mirror_one(live: &Tree, coming: &Tree, carried: &Carried, index: &mut Index) -> io::Result<()> {
+    let name = OsStr::new(carried.path.file_name());
+    let from = live.parent(&carried.path)?;
+    let to = coming.parent(&carried.path)?;
+    let Some(stat) = stat_at(from.as_fd(), name)? else { return Ok(()) };
+    let there = stat_at(to.as_fd(), name)?;
+    if !is_directory(&stat) {
+        return mirror_entry(from.as_fd(), name, to.as_fd(), name, &stat, there.as_ref(), index);
+    }
+    if stat.st_dev != live.root_stat()?.st_dev {
+        return Err(io::Error::other("something is mounted there"));
+    }
+    let inner = open_directory(from.as_fd(), name)?;
+    let made = mirror_directory_entry(to.as_fd(), name, &stat, there.as_ref(), index)?;
+    mirror_directory(inner.as_fd(), made.as_fd(), index, 0)
+}
+
+/// Gives live the original excluded entries from the tree that went. Can be repeated.
+pub(super) fn settle(
+    live: &Tree,
+    gone: &Tree,
+    state: BorrowedFd<'_>,
+    rule: &Rule<'_>,
+    carried: &[Carried],
+) -> io::Result<()> {
+    for entry in carried {
+        settle_one(live, gone, state, entry)?;
+    }
+    // What appeared between the mirroring and the swap.
+    for late in find(gone, rule)? {
+        if carried.binary_search_by(|known| known.path.cmp(&late.path)).is_err() && live.stat(&late.path)?.is_none() {
+            let name = OsStr::new(late.path.file_name());
+            let Ok(to) = live.parent(&late.path) else { continue };
+            rustix::fs::renameat(gone.parent(&late.path)?.as_fd(), name, to.as_fd(), name)?;
+        }
+    }
+    if carried.is_empty() { Ok(()) } else { Ok(rustix::fs::syncfs(state)?) }
+}
+
+fn settle_one(live: &Tree, gone: &Tree, state: BorrowedFd<'_>, entry: &Carried) -> io::Result<()> {
+    let name = OsStr::new(entry.path.file_name());
+    let (here, there) = (live.parent(&entry.path)?, gone.parent(&entry.path)?);
+    let (here, there) = (here.as_fd(), there.as_fd());
+    let present = stat_at(here, name)?;
+    let original = stat_at(there, name)?;
+    if !entry.directory {
+        // A writer that replaces the file by a rename may have done so on either side of the swap.
+        return match (present, original) {
+            (Some(present), Some(original)) if present.st_ino == entry.inode && original.st_ino != entry.inode => {
+                put_in_place(there, here, name, state)
+            }
+            (None, Some(original)) if original.st_ino != entry.inode => link(there, name, here, name),
+            (Some(_) | None, Some(_) | None) => Ok(()),
+        };
+    }
+    let is_original = |stat: &Option<Stat>| stat.as_ref().is_some_and(|stat| stat.st_ino == entry.inode);
+    if is_original(&original) {
+        if present.is_some() {
+            rustix::fs::renameat_with(there, name, here, name, RenameFlags::EXCHANGE)?;
+        } else {
+            rustix::fs::renameat(there, name, here, name)?;
+        }
+    } else if !is_original(&present) {
+        return Ok(());
+    }
+    match stat_at(there, name)? {
+        Some(stat) if is_directory(&stat) => {
+            let left = open_directory(there, name)?;
+            let kept = open_directory(here, name)?;
+            bring_along(left.as_fd(), kept.as_fd(), state)
+        }
+        Some(_) | None => Ok(()),
+    }
+}
+
+/// Brings what was written to a mirrored directory while it was live. Everything that was mirrored
+/// has a second name, so what has one only is new.
+fn bring_along(left: BorrowedFd<'_>, kept: BorrowedFd<'_>, state: BorrowedFd<'_>) -> io::Result<()> {
+    for (name, kind) in list(left)? {
+        let Some(stat) = stat_at(left, &name)? else { continue };
+        let there = stat_at(kept, &name)?;
+        if kind == FileType::Directory {
+            match there {
+                None => rustix::fs::renameat(left, &name, kept, &name)?,
+                Some(there) if is_directory(&there) => {
+                    bring_along(open_directory(left, &name)?.as_fd(), open_directory(kept, &name)?.as_fd(), state)?;
+                }
+                Some(_) => {}
+            }
+        } else if stat.st_nlink == 1 {
+            match there {
+                None => link(left, &name, kept, &name)?,
+                Some(there) if !is_directory(&there) && is_newer(&stat, &there) => {
+                    put_in_place(left, kept, &name, state)?;
+                }
+                Some(_) => {}
+            }
+        }
+    }
+    Ok(())
+}
+
+fn is_newer(stat: &Stat, other: &Stat) -> bool {
+    (stat.st_ctime, stat.st_ctime_nsec) > (other.st_ctime, other.st_ctime_nsec)
+}
+
+/// Name, in the state directory, of a link on its way to its place.
+const PASSING: &str = "passing";
+
+/// Makes `name` in `to` the inode that it is in `from`, without a moment in which it is missing.
+fn put_in_place(from: BorrowedFd<'_>, to: BorrowedFd<'_>, name: &OsStr, state: BorrowedFd<'_>) -> io::Result<()> {
+    match rustix::fs::unlinkat(state, PASSING, rustix::fs::AtFlags::empty()) {
+        Ok(()) | Err(Errno::NOENT) => {}
+        Err(error) => return Err(error.into()),
+    }
+    link(from, name, state, OsStr::new(PASSING))?;
+    Ok(rustix::fs::renameat(state, PASSING, to, name)?)
+}

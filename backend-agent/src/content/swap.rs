@@ -1,0 +1,345 @@
+//! Switching live: commit, undo, and bringing a swap to its end.
+//!
+//! A swap is written to the journal with the state that it leads to, then live is switched by one
+//! rename, then that is made durable. From there on it has happened, whatever fails: the rest (moving
+//! excluded entries and the tree that went to their places, writing the new state) is repeated until
+//! it succeeds, here, at the next assignment, or when the trees are opened again. Whether live was
+//! switched is told by the inode of its root.
+
+use std::ffi::OsStr;
+use std::io;
+use std::os::fd::AsFd as _;
+
+use common::assignment::Header;
+use common::digest::Version;
+use common::exclude::Exclude;
+use common::ids::AssignmentNumber;
+use common::manifest::Manifest;
+use common::outcome::Outcome;
+use common::time::WallTime;
+use rustix::fs::{Mode, RenameFlags};
+
+use super::errors::{ContentError, chain};
+use super::excluded::{Rule, find, mirror, settle};
+use super::fault::Point;
+use super::journal::{Backup, Before, Body, Journal, Live, Move, Place, Prepared, Swap};
+use super::trees::Tree;
+use super::{BACKUP, SiteTrees, TEMP};
+
+impl SiteTrees {
+    pub(super) fn commit(
+        &mut self,
+        header: &Header,
+        prepared: AssignmentNumber,
+        now: WallTime,
+    ) -> Result<Outcome, ContentError> {
+        if self.body().undone.contains(&prepared) {
+            return Err(ContentError::WasUndone { prepared });
+        }
+        if let Live { version: Some(version), from: Some(from), .. } = self.body().live
+            && from == prepared
+        {
+            return self.record(header, Outcome::Committed { version });
+        }
+        self.check_sequence(header)?;
+        if now > header.expires {
+            return Err(ContentError::CommitTooLate { deadline: header.expires, now });
+        }
+        let staged = self.body().prepared.clone().filter(|staged| staged.number == prepared);
+        let Some(staged) = staged else { return Err(ContentError::NotPrepared { prepared }) };
+        if staged.version != header.result {
+            let (staged, expected) = (staged.version, header.result);
+            return Err(ContentError::OtherVersion { prepared, staged, expected });
+        }
+        let outcome = Outcome::Committed { version: staged.version };
+        let mut after = self.body().clone();
+        after.prepared = None;
+        after.note_committed(prepared);
+        after.remember(header.number, header.sequence, &outcome);
+        let present = match staged.place {
+            Place::Temp => self.inode(TEMP)?,
+            Place::Backup => self.inode(BACKUP)?,
+            Place::Live => {
+                self.write_body(after)?;
+                return Ok(outcome);
+            }
+        };
+        if present != Some(staged.inode) {
+            return Err(ContentError::NotPrepared { prepared });
+        }
+        let step = self.bring_live(&staged, &mut after)?;
+        self.swap(step, Some(staged.version), staged.exclude, after)?;
+        Ok(outcome)
+    }
+
+    /// How a prepared tree comes live, and the state that this leads to.
+    fn bring_live(&self, staged: &Prepared, after: &mut Body) -> Result<Move, ContentError> {
+        let outgoing = self.live_inode()?;
+        let before = if outgoing.is_some() { Before::Backup } else { Before::Absent };
+        after.backup = outgoing.map(|inode| Backup { version: after.live.version, inode });
+        after.live =
+            Live { version: Some(staged.version), from: Some(staged.number), before, exclude: staged.exclude.clone() };
+        match (outgoing, staged.place) {
+            (Some(outgoing), place) => Ok(Move::Exchange { place, incoming: staged.inode, outgoing }),
+            (None, Place::Temp) => Ok(Move::Appear { incoming: staged.inode }),
+            (None, Place::Backup | Place::Live) => Err(ContentError::LiveMissing),
+        }
+    }
+
+    pub(super) fn undo(
+        &mut self,
+        header: &Header,
+        prepared: AssignmentNumber,
+        now: WallTime,
+    ) -> Result<Outcome, ContentError> {
+        let live = self.body().live.clone();
+        let current = Outcome::Undone { version: live.version };
+        if self.body().undone.contains(&prepared) {
+            return self.record(header, current);
+        }
+        self.check_order(header, now)?;
+        let mut after = self.body().clone();
+        after.note_undone(prepared);
+        if after.prepared.as_ref().is_some_and(|staged| staged.number == prepared) {
+            after.forget_prepared();
+            after.remember(header.number, header.sequence, &current);
+            self.write_body(after)?;
+            if let Err(error) = self.tidy() {
+                tracing::warn!(site = %self.site, error = chain(&error), "an undone tree stays for now");
+            }
+            return Ok(current);
+        }
+        if live.from != Some(prepared) {
+            if after.committed.contains(&prepared) {
+                return Err(ContentError::BeforeMissing { prepared });
+            }
+            // Never heard of: remembered, so that it is not committed when it comes late.
+            after.remember(header.number, header.sequence, &current);
+            self.write_body(after)?;
+            return Ok(current);
+        }
+        self.take_back(header, prepared, &live, after)
+    }
+
+    /// Undoes the commit that brought the present tree.
+    fn take_back(
+        &mut self,
+        header: &Header,
+        prepared: AssignmentNumber,
+        live: &Live,
+        mut after: Body,
+    ) -> Result<Outcome, ContentError> {
+        let Some(outgoing) = self.live_inode()? else { return Err(ContentError::LiveMissing) };
+        let (step, version) = match (live.before, after.backup.take()) {
+            (Before::Absent, _) => match self.empty_for_excluded(live)? {
+                Some(incoming) => {
+                    after.backup = Some(Backup { version: live.version, inode: outgoing });
+                    (Move::Exchange { place: Place::Temp, incoming, outgoing }, None)
+                }
+                None => (Move::Vanish { outgoing }, None),
+            },
+            (Before::Backup, Some(backup)) if self.inode(BACKUP)? == Some(backup.inode) => {
+                after.backup = Some(Backup { version: live.version, inode: outgoing });
+                (Move::Exchange { place: Place::Backup, incoming: backup.inode, outgoing }, backup.version)
+            }
+            (Before::Unknown | Before::Backup, _) => return Err(ContentError::BeforeMissing { prepared }),
+        };
+        let outcome = Outcome::Undone { version };
+        after.take_back(prepared);
+        after.live = Live { version, from: None, before: Before::Unknown, exclude: live.exclude.clone() };
+        after.remember(header.number, header.sequence, &outcome);
+        self.swap(step, version, live.exclude.clone(), after)?;
+        Ok(outcome)
+    }
+
+    /// Where nothing was before and excluded entries are by now, these must stay: an empty tree comes
+    /// live that will hold them. Returns its inode.
+    fn empty_for_excluded(&mut self, live: &Live) -> Result<Option<u64>, ContentError> {
+        let (manifest, exclude) = self.rule(live.version, &live.exclude)?;
+        let rule = Rule { exclude: &exclude, manifest: &manifest };
+        let Some(tree) = self.open_live()? else { return Ok(None) };
+        if find(&tree, &rule).map_err(ContentError::io("looking for", "excluded paths"))?.is_empty() {
+            return Ok(None);
+        }
+        let failed = || ContentError::io("making", TEMP);
+        let mode = tree.root_stat().map_err(failed())?.st_mode & 0o777;
+        self.discard(TEMP)?;
+        rustix::fs::mkdirat(&self.state, TEMP, Mode::RWXU).map_err(|error| failed()(error.into()))?;
+        if let Some(empty) = self.open_place(Place::Temp)? {
+            empty.set_root_mode(mode).map_err(failed())?;
+        }
+        self.inode(TEMP)
+    }
+
+    /// Notes an outcome that needed no work.
+    fn record(&mut self, header: &Header, outcome: Outcome) -> Result<Outcome, ContentError> {
+        if header.sequence > self.body().sequence {
+            let mut body = self.body().clone();
+            body.remember(header.number, header.sequence, &outcome);
+            self.write_body(body)?;
+        }
+        Ok(outcome)
+    }
+
+    fn check_sequence(&self, header: &Header) -> Result<(), ContentError> {
+        let mark = self.body().sequence;
+        if header.sequence > mark { Ok(()) } else { Err(ContentError::Sequence { found: header.sequence, mark }) }
+    }
+
+    /// Switches live. An error means that live is what it was.
+    fn swap(
+        &mut self,
+        step: Move,
+        version: Option<Version>,
+        exclude: Vec<String>,
+        after: Body,
+    ) -> Result<(), ContentError> {
+        let carried = match step {
+            Move::Exchange { place, .. } => {
+                let (manifest, patterns) = self.rule(version, &exclude)?;
+                let rule = Rule { exclude: &patterns, manifest: &manifest };
+                let (Some(live), Some(coming)) = (self.open_live()?, self.open_place(place)?) else {
+                    return Err(ContentError::LiveMissing);
+                };
+                mirror(&live, &coming, &rule, &mut self.index)?
+            }
+            Move::Appear { .. } | Move::Vanish { .. } => Vec::new(),
+        };
+        let old = self.journal.body.clone();
+        let journal = Journal { body: old.clone(), swap: Some(Swap { step, carried, exclude, version, after }) };
+        journal.write(self.state.as_fd(), &mut *self.fault).map_err(ContentError::io("writing", "the journal"))?;
+        let switched = self.fault.at(Point::Switch).and_then(|()| self.switch(step));
+        if let Err(error) = switched {
+            self.call_off(old);
+            return Err(ContentError::CannotExchange(error));
+        }
+        if let Err(error) = self.sync_switch() {
+            // Not known to be durable: taken back while that is possible.
+            match self.switch_back(step).and_then(|()| Ok(rustix::fs::fsync(&self.parent)?)) {
+                Ok(()) => self.call_off(old),
+                Err(second) => {
+                    tracing::error!(site = %self.site, error = %second, "live cannot be switched back");
+                    self.journal = journal;
+                }
+            }
+            return Err(ContentError::io("making durable", self.live_path.display())(error));
+        }
+        self.journal = journal;
+        if let Err(error) = self.finish_swap() {
+            tracing::warn!(site = %self.site, error = chain(&error), "live is switched, the rest has to wait");
+        }
+        Ok(())
+    }
+
+    /// Takes a swap out of the journal that did not switch live. When that fails, the next reader
+    /// sees by live's inode that it did not happen.
+    fn call_off(&mut self, old: Body) {
+        if let Err(error) = self.write_body(old) {
+            tracing::warn!(site = %self.site, error = chain(&error), "a swap that did not happen stays in the journal");
+        }
+    }
+
+    fn sync_switch(&mut self) -> io::Result<()> {
+        self.fault.at(Point::SyncSwitch)?;
+        rustix::fs::fsync(&self.parent)?;
+        Ok(rustix::fs::fsync(&self.state)?)
+    }
+
+    fn switch(&self, step: Move) -> io::Result<()> {
+        let live = self.live_name.as_os_str();
+        Ok(match step {
+            Move::Exchange { place, .. } => {
+                rustix::fs::renameat_with(&self.parent, live, &self.state, place_name(place), RenameFlags::EXCHANGE)
+            }
+            Move::Appear { .. } => {
+                rustix::fs::renameat_with(&self.state, TEMP, &self.parent, live, RenameFlags::NOREPLACE)
+            }
+            Move::Vanish { outgoing } => {
+                let name = outgoing.to_string();
+                rustix::fs::renameat_with(&self.parent, live, &self.trash, name, RenameFlags::NOREPLACE)
+            }
+        }?)
+    }
+
+    fn switch_back(&self, step: Move) -> io::Result<()> {
+        let live = self.live_name.as_os_str();
+        match step {
+            Move::Exchange { .. } => self.switch(step),
+            Move::Appear { .. } => {
+                Ok(rustix::fs::renameat_with(&self.parent, live, &self.state, TEMP, RenameFlags::NOREPLACE)?)
+            }
+            Move::Vanish { outgoing } => {
+                let name = outgoing.to_string();
+                Ok(rustix::fs::renameat_with(&self.trash, name, &self.parent, live, RenameFlags::NOREPLACE)?)
+            }
+        }
+    }
+
+    /// Brings a swap that switched live to its end. Can be repeated.
+    pub(super) fn finish_swap(&mut self) -> Result<(), ContentError> {
+        let Some(swap) = self.journal.swap.clone() else { return Ok(()) };
+        match swap.step {
+            Move::Exchange { place, outgoing, .. } => {
+                let name = if self.inode(BACKUP)? == Some(outgoing) { BACKUP } else { place_name(place) };
+                self.settle(&swap, name)?;
+                if place == Place::Temp && self.inode(TEMP)? == Some(outgoing) {
+                    self.discard(BACKUP)?;
+                    self.fault.at(Point::KeepBackup).map_err(ContentError::io("keeping", "the backup"))?;
+                    rustix::fs::renameat(&self.state, TEMP, &self.state, BACKUP)
+                        .map_err(|error| ContentError::io("keeping", "the backup")(error.into()))?;
+                }
+            }
+            Move::Appear { .. } => self.discard(BACKUP)?,
+            Move::Vanish { .. } => {}
+        }
+        rustix::fs::fsync(&self.state)
+            .map_err(|error| ContentError::io("making durable", "the state directory")(error.into()))?;
+        self.write_body(swap.after)?;
+        self.tidy()
+    }
+
+    fn settle(&mut self, swap: &Swap, gone: &str) -> Result<(), ContentError> {
+        if swap.exclude.is_empty() {
+            return Ok(());
+        }
+        let failed = || ContentError::io("moving excluded paths to", "the live tree");
+        self.fault.at(Point::SettleExcluded).map_err(failed())?;
+        let (manifest, exclude) = self.rule(swap.version, &swap.exclude)?;
+        let rule = Rule { exclude: &exclude, manifest: &manifest };
+        let gone = Tree::find(self.state.as_fd(), OsStr::new(gone)).map_err(failed())?;
+        let (Some(live), Some(gone)) = (self.open_live()?, gone) else { return Ok(()) };
+        settle(&live, &gone, self.state.as_fd(), &rule, &swap.carried).map_err(failed())
+    }
+
+    /// What decides on exclusion. A tree without a version contains nothing as far as is known.
+    fn rule(&self, version: Option<Version>, exclude: &[String]) -> Result<(Manifest, Exclude), ContentError> {
+        let manifest = match version {
+            Some(version) if !exclude.is_empty() => self.manifest(version)?,
+            Some(_) | None => Manifest::default(),
+        };
+        Ok((manifest, Exclude::new(exclude)?))
+    }
+
+    /// Puts aside trees that no record names.
+    pub(super) fn tidy(&mut self) -> Result<(), ContentError> {
+        let body = self.body();
+        let uses_temp = body.prepared.as_ref().is_some_and(|prepared| prepared.place == Place::Temp);
+        let uses_backup = body.backup.is_some();
+        if !uses_temp {
+            self.discard(TEMP)?;
+        }
+        if !uses_backup {
+            self.discard(BACKUP)?;
+        }
+        Ok(())
+    }
+}
+
+/// The name, in the state directory, of a tree that can come live.
+fn place_name(place: Place) -> &'static str {
+    match place {
+        Place::Temp => TEMP,
+        // A tree that is live already is never exchanged.
+        Place::Backup | Place::Live => BACKUP,
+    }
+}

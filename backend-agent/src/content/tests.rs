@@ -1,0 +1,8 @@
+//! What the content interpreter promises, on real directories.
+
+mod bad_input;
+mod crash;
+mod excluded;
+mod fixture;
+mod publish;
+mod undo;
