@@ -1,1 +1,3 @@
+//! The one program.
+
 fn main() {}

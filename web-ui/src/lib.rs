@@ -2,4 +2,6 @@
 use std::borrow::Cow;
 /// The console's files.
 #[must_use]
-pub fn asset(_path: &str) -> Option<(Cow<'static, [u8]>, &'static str)> { None }
+pub fn asset(_path: &str) -> Option<(Cow<'static, [u8]>, &'static str)> {
+    None
+}

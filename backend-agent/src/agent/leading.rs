@@ -1,0 +1,498 @@
+//! What the group leader does besides: keep the roster, collect reports, talk to the CCM, store and
+//! forward, distribute.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use common::control::{ALPN, ToCcm, ToLeader};
+use common::digest::Digest;
+use common::fleet::{MemberInfo, SegmentReport};
+use common::ids::{SegmentName, ServerId};
+use common::keys::Signed;
+use common::outcome::{Outcome, Report};
+use common::ticket::Ticket;
+use common::time::Timestamp;
+use group_leader::audience::{Audience, Change};
+use group_leader::distribute::{Distribution, Taken};
+use group_leader::forward::{Action, Forward};
+use group_leader::uplink::{self, Connect, Uplink};
+use lan_channel::envelope::SegmentKey;
+use protocol::message::Control;
+use protocol::session::{Announcement, Geometry, SYMBOL_BYTES, SenderConfig, SenderOutput, Status};
+use protocol::{registration, reports};
+use tokio::sync::mpsc;
+use transfer::tls::Peer;
+
+use super::member::resolve;
+use super::{Agent, Event, Purpose};
+use crate::identity::Identity;
+use crate::worker::chain;
+
+/// How often the CCM hears how a session stands.
+const PROGRESS_INTERVAL: Duration = Duration::from_millis(250);
+/// How often the CCM hears of the segment though nothing changed.
+const REPORT_INTERVAL: Duration = Duration::from_secs(5);
+/// Which of the segment's keys seals frames: there is one as yet.
+const KEY_ID: u8 = 0;
+
+/// An object under distribution.
+struct Active {
+    signed: Signed<Ticket>,
+    ticket: Ticket,
+    audience: Audience,
+    session: Option<(u32, Distribution)>,
+    progress_at: Timestamp,
+}
+
+/// Everything that only a leader has.
+pub(super) struct Leading {
+    server: ServerId,
+    segment: SegmentName,
+    segment_key: SegmentKey,
+    epoch: u64,
+    pub(super) forward: Forward,
+    pub(super) registrar: registration::Registrar,
+    pub(super) collector: reports::Collector,
+    uplink: Uplink,
+    active: BTreeMap<Digest, Active>,
+    members: Vec<MemberInfo>,
+    next_session: u32,
+    report_at: Timestamp,
+}
+
+/// How the uplink reaches the CCM.
+pub(super) fn connector(identity: &transfer::tls::Identity, ccm: String) -> Result<Connect, transfer::tls::TlsError> {
+    let config = transfer::tls::client_config(Some(identity), identity.authority(), &[ALPN])?;
+    Ok(Arc::new(move || {
+        let (config, ccm) = (config.clone(), ccm.clone());
+        Box::pin(async move {
+            let address = resolve(&ccm).await?;
+            let stream = transfer::tls::connect(&config, address, Peer::Ccm).await.map_err(std::io::Error::other)?;
+            Ok(Box::new(stream) as Box<dyn uplink::Stream>)
+        })
+    }))
+}
+
+impl Leading {
+    pub(super) fn start(
+        identity: &Identity,
+        epoch: u64,
+        own: &MemberInfo,
+        connect: Connect,
+        events: mpsc::Sender<uplink::Event>,
+        first_session: u32,
+        now: Timestamp,
+    ) -> Result<Self, registration::InfoError> {
+        let hello = ToCcm::Hello { transfer_address: own.transfer_address, software: own.software.clone() };
+        Ok(Self {
+            server: identity.server,
+            segment: identity.segment.clone(),
+            segment_key: identity.segment_key,
+            epoch,
+            forward: Forward::new(identity.publish_keys.clone()),
+            registrar: registration::Registrar::new(own.clone(), epoch, registration::Config::lan(), now)?,
+            collector: reports::Collector::new(reports::Config::default()),
+            uplink: Uplink::start(connect, hello, events),
+            active: BTreeMap::new(),
+            members: Vec::new(),
+            next_session: first_session,
+            report_at: now,
+        })
+    }
+
+    /// Leads on under a higher epoch. Sessions under way keep the one they were announced with.
+    pub(super) fn renew(&mut self, epoch: u64, now: Timestamp) {
+        self.epoch = epoch;
+        self.registrar.renew(epoch, now);
+        self.report_at = now;
+    }
+
+    /// Whether the object is being distributed.
+    pub(super) fn holds(&self, object: Digest) -> bool {
+        self.active.contains_key(&object)
+    }
+
+    pub(super) fn own_info(&mut self, info: MemberInfo, now: Timestamp) {
+        if let Err(error) = self.registrar.update_own(info, now) {
+            tracing::error!(error = chain(&error), "this server cannot be described to the CCM");
+        }
+    }
+
+    pub(super) fn status(&mut self, from: ServerId, status: &Status, now: Timestamp) {
+        if let Some(distribution) = self.session(status.session) {
+            distribution.status(from, status, now);
+        }
+    }
+
+    pub(super) fn decline(&mut self, from: ServerId, session: u32, now: Timestamp) {
+        if let Some(distribution) = self.session(session) {
+            distribution.decline(from, now);
+        }
+    }
+
+    fn session(&mut self, session: u32) -> Option<&mut Distribution> {
+        self.active.values_mut().find_map(|active| match &mut active.session {
+            Some((number, distribution)) if *number == session => Some(distribution),
+            Some(_) | None => None,
+        })
+    }
+
+    pub(super) fn poll_timeout(&self) -> Option<Timestamp> {
+        let sessions = self.active.values().filter_map(|active| {
+            let (_, distribution) = active.session.as_ref()?;
+            Some(distribution.poll_timeout().map_or(active.progress_at, |at| at.min(active.progress_at)))
+        });
+        sessions.chain(self.registrar.poll_timeout()).chain(self.collector.poll_timeout()).chain([self.report_at]).min()
+    }
+
+    pub(super) fn timeout(&mut self, now: Timestamp) {
+        if self.registrar.poll_timeout().is_some_and(|at| at <= now) {
+            self.registrar.handle_timeout(now);
+        }
+        if self.collector.poll_timeout().is_some_and(|at| at <= now) {
+            self.collector.handle_timeout(now);
+        }
+        for active in self.active.values_mut() {
+            let Some((_, distribution)) = &mut active.session else { continue };
+            distribution.timeout(now);
+            if active.progress_at <= now {
+                active.progress_at = now + PROGRESS_INTERVAL;
+                let stats = distribution.stats(now);
+                self.uplink.say(ToCcm::Session { assignment: active.ticket.assignment, stats, finished: false });
+            }
+        }
+        if self.report_at <= now {
+            self.report_segment(now);
+        }
+    }
+
+    fn report_segment(&mut self, now: Timestamp) {
+        self.report_at = now + REPORT_INTERVAL;
+        self.uplink.say(ToCcm::Segment(SegmentReport {
+            segment: self.segment.clone(),
+            epoch: self.epoch,
+            leader: self.server,
+            members: self.registrar.members(),
+        }));
+    }
+
+    /// Says everything again that the CCM must know of.
+    fn say_all(&mut self, now: Timestamp) {
+        self.report_segment(now);
+        self.forward.reconnected();
+        let reports = self.collector.all();
+        if !reports.is_empty() {
+            self.uplink.say(ToCcm::Reports(reports));
+        }
+    }
+
+    fn members_changed(&mut self, members: Vec<MemberInfo>, now: Timestamp) -> Vec<Digest> {
+        self.members = members;
+        self.report_segment(now);
+        self.active.keys().copied().collect()
+    }
+
+    /// Members that answered need nothing more.
+    fn heard_reports(&mut self, heard: &[Report]) {
+        for report in heard {
+            if report.outcome == Outcome::Received {
+                continue;
+            }
+            for active in self.active.values_mut() {
+                if active.ticket.assignment == report.assignment {
+                    active.audience.served(report.server);
+                }
+            }
+        }
+    }
+}
+
+impl Agent {
+    pub(super) fn uplink_event(&mut self, event: uplink::Event) {
+        let now = self.clock.now();
+        let Some(leading) = &mut self.leading else { return };
+        match event {
+            uplink::Event::Connected => {
+                tracing::info!("connected to the content control manager");
+                leading.say_all(now);
+            }
+            uplink::Event::Disconnected => {}
+            uplink::Event::Message(message) => match *message {
+                ToLeader::Notify(notification) => self.notified(notification, None),
+                ToLeader::Next { object, next } => leading.forward.handle_next(object, next),
+                ToLeader::Drop { object } => {
+                    leading.active.remove(&object);
+                    leading.forward.drop_object(object);
+                }
+                ToLeader::Pong => {}
+                ToLeader::ReportSegment => leading.report_segment(now),
+            },
+        }
+    }
+
+    pub(super) fn pump_leading(&mut self) -> bool {
+        self.pump_forward() | self.pump_roster() | self.pump_collector() | self.pump_sessions()
+    }
+
+    fn pump_forward(&mut self) -> bool {
+        let mut any = false;
+        while let Some(action) = self.leading.as_mut().and_then(|leading| leading.forward.poll_action()) {
+            any = true;
+            match action {
+                Action::Say(message) => self.say_ccm(message),
+                Action::Store { ticket, bytes } => match self.objects.put_bytes(&bytes) {
+                    Ok(object) => {
+                        self.pay(object, &Ok(()));
+                        if let Some(leading) = &mut self.leading {
+                            leading.forward.stored(object);
+                        }
+                    }
+                    Err(error) => {
+                        tracing::error!(assignment = %ticket.assignment, error = chain(&error), "an object cannot be stored");
+                    }
+                },
+                Action::Fetch { ticket, source } => {
+                    if self.fetching.insert(ticket.object) {
+                        self.fetch(ticket, source, Purpose::Lead);
+                    }
+                }
+                Action::Forward { object, to, notification } => {
+                    let (fetcher, events) = (self.fetcher.clone(), self.events.clone());
+                    tokio::spawn(async move {
+                        let served = fetcher.notify(&to, &notification, FORWARD_WAIT).await;
+                        let result = served.map_err(|error| chain(&error));
+                        // Fails only when the agent has stopped.
+                        events.send(Event::Forwarded { object, result }).await.ok();
+                    });
+                }
+                Action::Distribute { signed, ticket } => self.distribute(signed, &ticket),
+                Action::Remove { object } => self.remove_unless_applying(object),
+            }
+        }
+        any
+    }
+
+    fn remove_unless_applying(&mut self, object: Digest) {
+        // What this server still works on goes later, with what it has applied.
+        if self.spent.iter().any(|(_, spent)| *spent == object) || self.applying.is_empty() {
+            self.spent.retain(|(_, spent)| *spent != object);
+            if let Err(error) = self.objects.remove(object) {
+                tracing::debug!(%object, error = chain(&error), "an object could not be removed");
+            }
+        }
+    }
+
+    fn say_ccm(&mut self, message: ToCcm) {
+        if let Some(leading) = &self.leading {
+            leading.uplink.say(message);
+        }
+    }
+
+    /// The object is here: this server applies it if it is for it, and the members are served.
+    fn distribute(&mut self, signed: Signed<Ticket>, ticket: &Ticket) {
+        let now = self.clock.now();
+        let object = ticket.object;
+        self.apply(ticket.clone());
+        let own = self.identity.server;
+        if let Some(leading) = &mut self.leading {
+            let known = leading.collector.all();
+            leading.active.entry(object).or_insert_with(|| Active {
+                audience: Audience::new(ticket.targets.iter().copied().filter(|target| *target != own)),
+                signed,
+                ticket: ticket.clone(),
+                session: None,
+                progress_at: now,
+            });
+            leading.heard_reports(&known);
+            // The CCM may not have heard what was reported before.
+            let reports: Vec<Report> =
+                known.into_iter().filter(|report| report.assignment == ticket.assignment).collect();
+            if !reports.is_empty() {
+                leading.uplink.say(ToCcm::Reports(reports));
+            }
+        }
+        self.serve_audience(object);
+        self.say_if_nobody(object);
+    }
+
+    /// Without members to serve the session is over before it began; the CCM hears so.
+    fn say_if_nobody(&mut self, object: Digest) {
+        let Some(leading) = &self.leading else { return };
+        if let Some(active) = leading.active.get(&object)
+            && active.session.is_none()
+        {
+            let stats = common::control::SessionStats { object_bytes: active.ticket.length, ..Default::default() };
+            leading.uplink.say(ToCcm::Session { assignment: active.ticket.assignment, stats, finished: true });
+        }
+    }
+
+    /// Members that came or went since the object was last looked at join a session or leave it.
+    fn serve_audience(&mut self, object: Digest) {
+        let now = self.clock.now();
+        let Some(leading) = &mut self.leading else { return };
+        let Some(active) = leading.active.get_mut(&object) else { return };
+        let Change { join, gone } = active.audience.members(leading.members.iter().map(|member| member.server));
+        if let Some((_, distribution)) = &mut active.session {
+            for server in gone {
+                distribution.gone(server, now);
+            }
+            for server in join {
+                distribution.join(server, now);
+            }
+            return;
+        }
+        if join.is_empty() {
+            return;
+        }
+        let file = match self.objects.open_object(object) {
+            Ok(file) => file,
+            Err(error) => {
+                tracing::error!(%object, error = chain(&error), "an object to distribute cannot be opened");
+                return;
+            }
+        };
+        let geometry = match Geometry::new(active.ticket.length, SYMBOL_BYTES) {
+            Ok(geometry) => geometry,
+            Err(error) => {
+                tracing::error!(%object, %error, "an object cannot be distributed");
+                return;
+            }
+        };
+        leading.next_session = leading.next_session.wrapping_add(1);
+        let session = leading.next_session;
+        let announcement = Announcement {
+            session,
+            epoch: leading.epoch,
+            key_id: KEY_ID,
+            ticket: active.signed.clone(),
+            table_bytes: 0,
+        };
+        let distribution = Distribution::start(
+            SenderConfig::default(),
+            announcement,
+            geometry,
+            file,
+            leading.server,
+            &leading.segment_key,
+            &join,
+            now,
+        );
+        active.progress_at = now + PROGRESS_INTERVAL;
+        active.session = Some((session, distribution));
+    }
+
+    fn pump_roster(&mut self) -> bool {
+        let mut any = false;
+        while let Some(output) = self.leading.as_mut().and_then(|leading| leading.registrar.poll_output()) {
+            any = true;
+            match output {
+                registration::Output::Send { to, message } => self.say(to, &Control::Registration(message)),
+                registration::Output::Event(registration::Event::Changed(members)) => self.members_changed(members),
+                registration::Output::Event(event) => tracing::warn!(?event, "registration"),
+            }
+        }
+        any
+    }
+
+    fn members_changed(&mut self, members: Vec<MemberInfo>) {
+        let now = self.clock.now();
+        self.election.set_members(u32::try_from(members.len()).unwrap_or(u32::MAX));
+        let objects = match &mut self.leading {
+            Some(leading) => leading.members_changed(members, now),
+            None => Vec::new(),
+        };
+        for object in objects {
+            self.serve_audience(object);
+        }
+    }
+
+    fn pump_collector(&mut self) -> bool {
+        let mut any = false;
+        while let Some(output) = self.leading.as_mut().and_then(|leading| leading.collector.poll_output()) {
+            any = true;
+            match output {
+                reports::Output::Send { to, message } => self.say_report(to, message),
+                reports::Output::Event(reports::Event::Reports(heard)) => {
+                    if let Some(leading) = &mut self.leading {
+                        leading.heard_reports(&heard);
+                        leading.uplink.say(ToCcm::Reports(heard));
+                    }
+                }
+                reports::Output::Event(event) => tracing::warn!(?event, "reports"),
+            }
+        }
+        any
+    }
+
+    fn pump_sessions(&mut self) -> bool {
+        let mut any = false;
+        let objects: Vec<Digest> = match &self.leading {
+            Some(leading) => leading.active.keys().copied().collect(),
+            None => return false,
+        };
+        for object in objects {
+            while let Some(output) = self.session_output(object) {
+                any = true;
+                self.carry_out(object, output);
+            }
+        }
+        any
+    }
+
+    fn session_output(&mut self, object: Digest) -> Option<SenderOutput> {
+        let active = self.leading.as_mut()?.active.get_mut(&object)?;
+        active.session.as_mut()?.1.poll_output()
+    }
+
+    fn carry_out(&mut self, object: Digest, output: SenderOutput) {
+        let active = self.leading.as_mut().and_then(|leading| leading.active.get_mut(&object));
+        match output {
+            SenderOutput::Multicast(message) => self.say_session(None, message),
+            SenderOutput::MemberComplete(server) => {
+                if let Some(active) = active {
+                    active.audience.served(server);
+                }
+            }
+            SenderOutput::MemberFailed(server, failure) => {
+                tracing::warn!(%server, ?failure, "a member is not served by multicast");
+                if let Some(active) = active {
+                    active.audience.failed(server);
+                }
+            }
+            SenderOutput::Finished(stats) => {
+                if let Some(active) = active {
+                    active.session = None;
+                    active.audience.session_over();
+                    let assignment = active.ticket.assignment;
+                    self.say_ccm(ToCcm::Session { assignment, stats, finished: true });
+                }
+                self.serve_audience(object);
+            }
+        }
+    }
+
+    /// Sends the frames that are due. Returns whether more is to be sent soon.
+    pub(super) fn send_frames(&mut self) -> bool {
+        let now = self.clock.now();
+        let channels = self.channels.clone();
+        let to = std::net::SocketAddr::V4(channels.addresses.data);
+        let Some(leading) = &mut self.leading else { return false };
+        let mut soon = false;
+        for active in leading.active.values_mut() {
+            let Some((_, distribution)) = &mut active.session else { continue };
+            soon |= distribution.send_frames(now, |datagram| match channels.data_send.try_send_to(datagram, to) {
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => Taken::Full,
+                Ok(_) => Taken::Yes,
+                Err(error) => {
+                    tracing::debug!(%error, "a frame was not sent");
+                    Taken::Yes
+                }
+            });
+        }
+        soon
+    }
+}
+
+/// How long another leader may take to fetch what it is notified of.
+const FORWARD_WAIT: Duration = Duration::from_secs(3600);

@@ -1,0 +1,464 @@
+//! What every server does: take part in the election, register, receive, apply, report.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use common::control::Source;
+use common::credential::Credential;
+use common::ids::ServerId;
+use common::keys::Signed;
+use common::outcome::{Outcome, Report};
+use common::ticket::Ticket;
+use common::time::Timestamp;
+use protocol::election;
+use protocol::message::Control;
+use protocol::registration::{self, Destination};
+use protocol::reports;
+use protocol::session::Message;
+use std::net::SocketAddr;
+use tokio::net::UdpSocket;
+
+use super::leading::Leading;
+use super::{Agent, DATAGRAMS_PER_TURN, Event, HANDLED_MAX, KEEP_APPLIED, Purpose, host, persist_epoch};
+use crate::identity::{IdentityError, write_private};
+use crate::receive::{self, Announced};
+use crate::worker::{Done, Job, chain, wall_time};
+
+/// Pause after a fetch that failed for good.
+const FETCH_AGAIN: std::time::Duration = std::time::Duration::from_secs(1);
+
+/// A number that grows with every start, so that old datagrams are not believed again.
+pub(super) fn boot_number(data: &Path, chance: u64) -> Result<u64, IdentityError> {
+    let path = data.join("boot");
+    let last: u64 = std::fs::read_to_string(&path).ok().and_then(|text| text.trim().parse().ok()).unwrap_or(0);
+    // A lost file must not start from the beginning again: the clock is ahead of any count of starts.
+    let next = (last + 1).max(wall_time().0 << 8 | (chance & 0xff));
+    write_private(&path, next.to_string().as_bytes())?;
+    Ok(next)
+}
+
+impl Agent {
+    pub(super) fn read_control(&mut self, socket: &UdpSocket, buffer: &mut [u8]) {
+        for _ in 0..DATAGRAMS_PER_TURN {
+            let Ok((length, from)) = socket.try_recv_from(buffer) else { return };
+            let opened = match self.opener.open(&buffer[..length], wall_time()) {
+                Ok(opened) => opened,
+                Err(error) => {
+                    tracing::trace!(%from, %error, "a control datagram is dropped");
+                    continue;
+                }
+            };
+            let message: Control = match postcard::from_bytes(&opened.body) {
+                Ok(message) => message,
+                Err(error) => {
+                    tracing::debug!(%from, %error, "a control message cannot be read");
+                    continue;
+                }
+            };
+            self.addresses.insert(opened.sender.server, from);
+            self.control(&opened.sender, from, message);
+            self.pump();
+        }
+    }
+
+    pub(super) fn read_data(&mut self, buffer: &mut [u8]) {
+        let channels = self.channels.clone();
+        let now = self.clock.now();
+        for _ in 0..DATAGRAMS_PER_TURN {
+            let Ok((length, _)) = channels.data_receive.try_recv_from(buffer) else { return };
+            self.receptions.frame(&buffer[..length], now);
+        }
+    }
+
+    fn control(&mut self, sender: &Credential, from: SocketAddr, message: Control) {
+        let now = self.clock.now();
+        let server = sender.server;
+        self.election.heard_from_leader(server, now);
+        if let Some(leading) = &mut self.leading {
+            leading.registrar.heard_from(server, now);
+        }
+        match message {
+            Control::Election(message) => {
+                if let Err(error) = self.election.handle_message(server, sender.roles, &message, now) {
+                    tracing::debug!(%server, %error, "a message of the election is rejected");
+                }
+            }
+            Control::Registration(message) => {
+                if let Some(leading) = &mut self.leading
+                    && let Err(error) = leading.registrar.handle_message(server, &message, now)
+                {
+                    tracing::debug!(%server, %error, "a registration is rejected");
+                }
+                self.member.handle_message(server, &message, now);
+            }
+            Control::Reports(message) => {
+                self.report_message(server, &message);
+            }
+            Control::Session { message, transfer_port } => {
+                let mut transfer = from;
+                transfer.set_port(transfer_port);
+                self.session(sender, transfer, message, now);
+            }
+        }
+    }
+
+    fn session(&mut self, sender: &Credential, transfer: SocketAddr, message: Message, now: Timestamp) {
+        match message {
+            Message::Announce { session, ticket, table_bytes, symbol_bytes, epoch } => {
+                self.leader_transfer.insert(sender.server, transfer);
+                if self.receptions.knows(session) {
+                    let again = Message::Announce { session, ticket, table_bytes, symbol_bytes, epoch };
+                    self.receptions.message(sender.server, &again, now);
+                    return;
+                }
+                if let Some(ticket) = self.believed(sender, &ticket) {
+                    let announced =
+                        Announced { session, ticket, symbol_bytes, table_bytes, leader: sender.server, epoch };
+                    self.announced(announced, now);
+                }
+            }
+            Message::Poll(_) | Message::Close { .. } => self.receptions.message(sender.server, &message, now),
+            Message::Status(status) => {
+                if let Some(leading) = &mut self.leading {
+                    leading.status(sender.server, &status, now);
+                }
+            }
+            Message::Decline { session, reason } => {
+                tracing::info!(server = %sender.name, reason, "a member does not take part in a session");
+                if let Some(leading) = &mut self.leading {
+                    leading.decline(sender.server, session, now);
+                }
+            }
+        }
+    }
+
+    /// The ticket, if the CCM signed it, it is still good, and it is for this server.
+    fn believed(&self, sender: &Credential, ticket: &Signed<Ticket>) -> Option<Ticket> {
+        if !sender.roles.leader {
+            return None;
+        }
+        let ticket = match ticket.verify(&self.identity.publish_keys) {
+            Ok(ticket) => ticket,
+            Err(error) => {
+                tracing::warn!(leader = %sender.name, %error, "an announced ticket is not believed");
+                return None;
+            }
+        };
+        let is_good = ticket.cluster == self.identity.cluster && ticket.expires >= wall_time();
+        (is_good && ticket.targets.binary_search(&self.identity.server).is_ok()).then_some(ticket)
+    }
+
+    fn announced(&mut self, announced: Announced, now: Timestamp) {
+        let ticket = announced.ticket.clone();
+        let (session, leader) = (announced.session, announced.leader);
+        let is_handled = self.handled.contains_key(&ticket.assignment);
+        let here = is_handled || self.objects.contains(ticket.object);
+        if let Err(error) = self.receptions.begin(announced, here, rand::random(), now) {
+            let reason = chain(&error);
+            tracing::warn!(assignment = %ticket.assignment, reason, "a session is declined");
+            let message = Message::Decline { session, reason: reason.chars().take(200).collect() };
+            self.say_session(Some(leader), message);
+            return;
+        }
+        if here {
+            self.apply(ticket);
+        }
+    }
+
+    /// Queues an assignment whose object is in the store, once; repeats are answered from memory.
+    pub(super) fn apply(&mut self, ticket: Ticket) {
+        if ticket.targets.binary_search(&self.identity.server).is_err() {
+            return;
+        }
+        if let Some(outcome) = self.handled.get(&ticket.assignment) {
+            let outcome = outcome.clone();
+            self.report(Report { server: self.identity.server, assignment: ticket.assignment, outcome });
+            return;
+        }
+        if self.applying.insert(ticket.assignment) {
+            let object = self.objects.path(ticket.object);
+            self.worker.apply(Job { ticket, object });
+        }
+    }
+
+    pub(super) fn applied(&mut self, done: Done) {
+        let Done { ticket, outcome, states } = done;
+        tracing::info!(assignment = %ticket.assignment, site = %ticket.site, outcome = name(&outcome), "an assignment was handled");
+        self.applying.remove(&ticket.assignment);
+        self.states = states;
+        self.handled.insert(ticket.assignment, outcome.clone());
+        while self.handled.len() > HANDLED_MAX {
+            self.handled.pop_first();
+        }
+        self.spent.push_back((self.clock.now(), ticket.object));
+        self.report(Report { server: self.identity.server, assignment: ticket.assignment, outcome });
+        self.tell_info();
+    }
+
+    /// A report of this server goes to its leader, which may be itself.
+    fn report(&mut self, report: Report) {
+        let now = self.clock.now();
+        if let Err(error) = self.reporter.submit(report, now) {
+            tracing::error!(error = chain(&error), "an outcome cannot be reported");
+        }
+    }
+
+    /// A message about reports, from another server or from this server's other half.
+    fn report_message(&mut self, from: ServerId, message: &reports::Message) {
+        let now = self.clock.now();
+        if let Some(leading) = &mut self.leading
+            && let Err(error) = leading.collector.handle_message(from, message, now)
+        {
+            tracing::debug!(server = %from, %error, "a report is rejected");
+        }
+        self.reporter.handle_message(from, message, now);
+    }
+
+    /// Tells leader and CCM what this server is and holds now.
+    pub(super) fn tell_info(&mut self) {
+        let now = self.clock.now();
+        let info = self.info();
+        if let Some(leading) = &mut self.leading {
+            leading.own_info(info.clone(), now);
+        }
+        if let Err(error) = self.member.update(&info, now) {
+            tracing::error!(error = chain(&error), "this server cannot be described to its leader");
+        }
+        self.election.set_standing(standing(&self.config));
+    }
+
+    pub(super) fn remove_spent(&mut self, now: Timestamp) {
+        while let Some((at, object)) = self.spent.front().copied() {
+            if at + KEEP_APPLIED > now {
+                return;
+            }
+            self.spent.pop_front();
+            if self.leading.as_ref().is_some_and(|leading| leading.holds(object)) {
+                // Goes when the CCM says that the run is over.
+                continue;
+            }
+            if let Err(error) = self.objects.remove(object) {
+                tracing::debug!(%object, error = chain(&error), "an object could not be removed");
+            }
+        }
+    }
+
+    pub(super) fn pump_receptions(&mut self) -> bool {
+        let mut any = false;
+        while let Some(event) = self.receptions.poll_event() {
+            any = true;
+            match event {
+                receive::Event::Say { leader, message } => self.say_session(Some(leader), message),
+                receive::Event::Complete { session, ticket, leader, path } => {
+                    let (objects, events) = (self.objects.clone(), self.events.clone());
+                    tokio::task::spawn_blocking(move || {
+                        let result = objects.put_file(&path, ticket.object).map_err(|error| chain(&error));
+                        // Fails only when the agent has stopped.
+                        events.blocking_send(Event::Stored { session, ticket, leader, result }).ok();
+                    });
+                }
+                receive::Event::Incomplete { ticket, leader } => self.fetch_from_leader(ticket, leader),
+            }
+        }
+        any
+    }
+
+    pub(super) fn stored(&mut self, session: u32, ticket: Ticket, leader: ServerId, result: Result<(), String>) {
+        match result {
+            Ok(()) => {
+                self.receptions.confirm(session);
+                self.apply(ticket);
+            }
+            Err(reason) => {
+                tracing::warn!(assignment = %ticket.assignment, reason, "what a session brought cannot be used");
+                self.receptions.fail(session, &reason);
+                self.receptions.forget(ticket.object);
+                self.fetch_from_leader(ticket, leader);
+            }
+        }
+    }
+
+    /// What multicast did not bring is fetched.
+    fn fetch_from_leader(&mut self, ticket: Ticket, leader: ServerId) {
+        if self.objects.contains(ticket.object) || self.receptions.brings(ticket.object) {
+            return;
+        }
+        let Some(address) = self.leader_transfer.get(&leader).copied() else { return };
+        if self.fetching.insert(ticket.object) {
+            tracing::info!(assignment = %ticket.assignment, "fetches by unicast what the session did not bring");
+            self.fetch(ticket, Source { server: Some(leader), address }, Purpose::Apply);
+        }
+    }
+
+    pub(super) fn fetch(&self, ticket: Ticket, source: Source, purpose: Purpose) {
+        let (fetcher, events, ccm) = (self.fetcher.clone(), self.events.clone(), self.ccm_address.clone());
+        tokio::spawn(async move {
+            let result = fetch(&fetcher, &ticket, &source, &ccm).await;
+            if result.is_err() {
+                // Who hears of the failure asks again at once.
+                tokio::time::sleep(FETCH_AGAIN).await;
+            }
+            // Fails only when the agent has stopped.
+            events.send(Event::Fetched { ticket, source, result, purpose }).await.ok();
+        });
+    }
+
+    pub(super) fn fetched(&mut self, ticket: Ticket, source: Source, result: Result<(), String>, purpose: Purpose) {
+        self.fetching.remove(&ticket.object);
+        if let Err(reason) = &result {
+            tracing::warn!(assignment = %ticket.assignment, source = %source.address, reason, "an object could not be fetched");
+        }
+        if purpose == Purpose::Lead {
+            self.pay(ticket.object, &result);
+            if let Some(leading) = &mut self.leading {
+                match result {
+                    Ok(()) => leading.forward.stored(ticket.object),
+                    Err(reason) => leading.forward.fetch_failed(ticket.object, source, reason),
+                }
+            }
+        } else if result.is_ok() {
+            self.receptions.forget(ticket.object);
+            self.apply(ticket);
+        }
+    }
+
+    pub(super) fn say_session(&mut self, to: Option<ServerId>, message: Message) {
+        let control = Control::Session { message, transfer_port: self.transfer_port };
+        match to {
+            Some(server) => self.unicast(server, &control),
+            None => self.multicast(&control),
+        }
+    }
+
+    pub(super) fn pump_election(&mut self) -> bool {
+        let mut any = false;
+        while let Some(output) = self.election.poll_output() {
+            any = true;
+            let now = self.clock.now();
+            match output {
+                election::Output::Send(message) => self.multicast(&Control::Election(message)),
+                election::Output::PersistEpoch(epoch) => persist_epoch(&self.config.data, epoch),
+                election::Output::BecameLeader { epoch } => self.lead(epoch),
+                election::Output::Follows { leader, epoch } => {
+                    tracing::info!(%leader, epoch, "follows a group leader");
+                    self.stop_leading();
+                    self.member.follows(leader, epoch, now);
+                    self.reporter.follows(leader, epoch, now);
+                }
+                election::Output::LostLeader => {
+                    tracing::info!("there is no group leader");
+                    self.stop_leading();
+                    self.member.lost_leader();
+                    self.reporter.lost_leader();
+                }
+            }
+        }
+        any
+    }
+
+    fn lead(&mut self, epoch: u64) {
+        let now = self.clock.now();
+        tracing::info!(epoch, "leads the segment");
+        self.member.lost_leader();
+        if let Some(leading) = &mut self.leading {
+            // It led already, and had to take a higher epoch.
+            leading.renew(epoch, now);
+            self.reporter.follows(self.identity.server, epoch, now);
+            return;
+        }
+        let info = self.info();
+        let events = self.uplink_events.clone();
+        let started = Leading::start(&self.identity, epoch, &info, self.connect.clone(), events, rand::random(), now);
+        match started {
+            Ok(leading) => self.leading = Some(leading),
+            Err(error) => {
+                tracing::error!(error = chain(&error), "this server cannot lead");
+                self.election.resign(now);
+            }
+        }
+        self.reporter.follows(self.identity.server, epoch, now);
+    }
+
+    fn stop_leading(&mut self) {
+        if self.leading.take().is_some() {
+            tracing::info!("leads no more");
+        }
+    }
+
+    pub(super) fn pump_member(&mut self) -> bool {
+        let mut any = false;
+        while let Some(output) = self.member.poll_output() {
+            any = true;
+            match output {
+                registration::Output::Send { to, message } => self.say(to, &Control::Registration(message)),
+                registration::Output::Event(event) => tracing::debug!(?event, "registration"),
+            }
+        }
+        any
+    }
+
+    pub(super) fn pump_reporter(&mut self) -> bool {
+        let mut any = false;
+        while let Some(output) = self.reporter.poll_output() {
+            any = true;
+            match output {
+                reports::Output::Send { to, message } => self.say_report(to, message),
+                reports::Output::Event(event) => tracing::debug!(?event, "reports"),
+            }
+        }
+        any
+    }
+
+    /// Reports between this server's two halves do not take the network.
+    pub(super) fn say_report(&mut self, to: Destination, message: reports::Message) {
+        let own = self.identity.server;
+        if to == Destination::Server(own) || to == Destination::Segment {
+            self.report_message(own, &message);
+        }
+        if to != Destination::Server(own) {
+            self.say(to, &Control::Reports(message));
+        }
+    }
+
+    pub(super) fn say(&mut self, to: Destination, message: &Control) {
+        match to {
+            Destination::Server(server) => self.unicast(server, message),
+            Destination::Segment => self.multicast(message),
+        }
+    }
+}
+
+async fn fetch(
+    fetcher: &Arc<transfer::fetch::Fetcher>,
+    ticket: &Ticket,
+    source: &Source,
+    ccm: &str,
+) -> Result<(), String> {
+    let source = match source.server {
+        Some(_) => source.clone(),
+        // The CCM is where this server knows it: its own idea of its address may be another.
+        None => Source { server: None, address: resolve(ccm).await.map_err(|error| error.to_string())? },
+    };
+    fetcher.fetch(ticket, &source, |_| ()).await.map_err(|error| chain(&error))
+}
+
+/// The first address of a host.
+pub(super) async fn resolve(host: &str) -> std::io::Result<SocketAddr> {
+    tokio::net::lookup_host(host).await?.next().ok_or_else(|| std::io::Error::from(std::io::ErrorKind::NotFound))
+}
+
+/// What the election weighs.
+pub(super) fn standing(_config: &crate::config::Config) -> election::Standing {
+    election::Standing { cpus: host::cpus(), load_percent: host::load_percent(), ..election::Standing::default() }
+}
+
+fn name(outcome: &Outcome) -> &'static str {
+    match outcome {
+        Outcome::Received => "received",
+        Outcome::Missing(_) => "inventory",
+        Outcome::Prepared { .. } => "prepared",
+        Outcome::Committed { .. } => "committed",
+        Outcome::Undone { .. } => "undone",
+        Outcome::Refused(_) => "refused",
+    }
+}

@@ -1,0 +1,516 @@
+//! The agent of one server: the one task that owns every protocol machine, carries their outputs out
+//! and brings them their inputs.
+//!
+//! In reading order: [`run`] (start, loop, stop), [`member`] (what every server does), [`leading`]
+//! (what the group leader does besides), [`host`] (what the machine is).
+//!
+//! No rule of a protocol lives here. Reading trees, hashing files and fetching happen elsewhere and
+//! come back as [`Event`]s, so that the loop is never held up.
+
+mod host;
+mod leading;
+mod member;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use common::control::{Notification, Source};
+use common::digest::Digest;
+use common::fleet::MemberInfo;
+use common::ids::{AssignmentNumber, ServerId};
+use common::outcome::{Outcome, SiteState};
+use common::ticket::Ticket;
+use common::time::Timestamp;
+use group_leader::uplink;
+use lan_channel::envelope::{Opener, Sealer};
+use lan_channel::sockets::{ChannelAddresses, Channels};
+use protocol::election::{self, Election, Standing};
+use protocol::message::Control;
+use protocol::{registration, reports};
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc, oneshot};
+use transfer::fetch::Fetcher;
+use transfer::server::{ChunkService, Incoming, NotifyFailure};
+use transfer::store::ObjectStore;
+use transfer::tls::Peer;
+
+use crate::config::{Config, DEFAULT_ROOTS};
+use crate::enroll::{EnrollError, enroll, host_and_port};
+use crate::identity::{Identity, IdentityError, create_private_dir, write_private};
+use crate::receive::Receptions;
+use crate::worker::{Done, Scope, Worker, chain};
+use leading::Leading;
+
+/// How often what the machine is (load, disk) is looked at.
+const HOST_INTERVAL: Duration = Duration::from_secs(5);
+/// Most datagrams of one socket that are handled before the others get their turn.
+const DATAGRAMS_PER_TURN: usize = 256;
+/// Largest datagram there can be.
+const DATAGRAM_BYTES_MAX: usize = 65_536;
+/// Outcomes remembered to answer repeats.
+const HANDLED_MAX: usize = 256;
+/// How long an object is kept after it was applied: a new leader serves the others from it.
+const KEEP_APPLIED: Duration = Duration::from_secs(60);
+
+/// Why an agent does not run.
+#[derive(Debug, thiserror::Error)]
+pub enum AgentError {
+    /// Its identity cannot be used.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    /// It could not join.
+    #[error(transparent)]
+    Enroll(#[from] EnrollError),
+    /// It was enrolled under another name or segment.
+    #[error(
+        "this server is enrolled as {what} {enrolled}, not {asked}; leave the flag out, or use another data directory"
+    )]
+    Differs {
+        /// Name or segment.
+        what: &'static str,
+        /// What it is.
+        enrolled: String,
+        /// What was asked for.
+        asked: String,
+    },
+    /// The segment's channels could not be joined.
+    #[error("the segment's channels could not be joined")]
+    Channels(#[from] lan_channel::sockets::ChannelError),
+    /// TLS could not be set up.
+    #[error("TLS could not be set up")]
+    Tls(#[from] transfer::tls::TlsError),
+    /// The object store cannot be used.
+    #[error("the object store cannot be used")]
+    Store(#[from] transfer::store::StoreError),
+    /// What it would say about itself cannot be said.
+    #[error("this server cannot be described to its leader")]
+    Info(#[from] registration::InfoError),
+    /// Something of the system failed.
+    #[error("{what} failed")]
+    System {
+        /// What.
+        what: &'static str,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// Another agent uses the data directory.
+    #[error("another agent uses {}", path.display())]
+    InUse {
+        /// The data directory.
+        path: PathBuf,
+    },
+}
+
+/// What comes back to the loop from elsewhere.
+pub(crate) enum Event {
+    /// The interpreter has finished a job.
+    Applied(Done),
+    /// A received object was verified and taken into the store, or was not.
+    Stored { session: u32, ticket: Ticket, leader: ServerId, result: Result<(), String> },
+    /// An object was fetched, or was not.
+    Fetched { ticket: Ticket, source: Source, result: Result<(), String>, purpose: Purpose },
+    /// Another leader was told and served, or was not.
+    Forwarded { object: Digest, result: Result<(), String> },
+}
+
+/// Why an object is fetched.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// To apply it here: the multicast session did not bring it.
+    Apply,
+    /// To lead its distribution.
+    Lead,
+}
+
+/// Counts the process's time.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Clock(Instant);
+
+impl Clock {
+    pub(crate) fn now(self) -> Timestamp {
+        Timestamp(u64::try_from(self.0.elapsed().as_micros()).unwrap_or(u64::MAX))
+    }
+
+    fn until(self, at: Timestamp) -> tokio::time::Instant {
+        tokio::time::Instant::from_std(self.0 + Duration::from_micros(at.0))
+    }
+}
+
+/// The agent. See the module.
+pub(crate) struct Agent {
+    config: Config,
+    identity: Identity,
+    clock: Clock,
+    channels: Arc<Channels>,
+    sealer: Sealer,
+    opener: Opener,
+    transfer_port: u16,
+    ccm_address: String,
+    objects: Arc<ObjectStore>,
+    fetcher: Arc<Fetcher>,
+    connect: uplink::Connect,
+    election: Election,
+    member: registration::Member,
+    reporter: reports::Reporter,
+    receptions: Receptions,
+    worker: Worker,
+    /// Where control datagrams of servers come from.
+    addresses: BTreeMap<ServerId, SocketAddr>,
+    /// Chunk servers of leaders, by what their session messages say.
+    leader_transfer: BTreeMap<ServerId, SocketAddr>,
+    states: Vec<SiteState>,
+    /// Assignments given to the interpreter and not answered yet.
+    applying: BTreeSet<AssignmentNumber>,
+    /// Assignments being fetched because no session brought them.
+    fetching: BTreeSet<Digest>,
+    handled: BTreeMap<AssignmentNumber, Outcome>,
+    /// Objects that were applied, and when.
+    spent: VecDeque<(Timestamp, Digest)>,
+    host_at: Timestamp,
+    leading: Option<Leading>,
+    /// Answers owed to other leaders that notified this one.
+    owed: BTreeMap<Digest, Vec<oneshot::Sender<Result<(), NotifyFailure>>>>,
+    events: mpsc::Sender<Event>,
+    uplink_events: mpsc::Sender<uplink::Event>,
+}
+
+/// Runs an agent until `stop` resolves. Enrols it first when it is new.
+///
+/// # Errors
+/// [`AgentError`] when it cannot start; once it runs it goes on.
+pub async fn run(config: Config, stop: impl Future<Output = ()>) -> Result<(), AgentError> {
+    create_private_dir(&config.data)?;
+    let _lock = lock(&config.data)?;
+    let identity = identity(&config).await?;
+    tracing::info!(server = %identity.name, segment = %identity.segment, id = %identity.server, "the agent starts");
+    let (mut agent, mut inbox) = Agent::start(config, identity).await?;
+    agent.serve(&mut inbox, stop).await;
+    agent.stop();
+    Ok(())
+}
+
+fn lock(data: &std::path::Path) -> Result<std::fs::File, AgentError> {
+    let system = |source| AgentError::System { what: "opening the lock file", source };
+    let file = std::fs::File::create(data.join("lock")).map_err(system)?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(std::fs::TryLockError::WouldBlock) => Err(AgentError::InUse { path: data.to_owned() }),
+        Err(std::fs::TryLockError::Error(source)) => Err(AgentError::System { what: "taking the lock", source }),
+    }
+}
+
+async fn identity(config: &Config) -> Result<Identity, AgentError> {
+    let Some(mut identity) = Identity::load(&config.data)? else {
+        let identity = enroll(config).await?;
+        identity.save(&config.data)?;
+        tracing::info!(server = %identity.name, id = %identity.server, "enrolled");
+        return Ok(identity);
+    };
+    let differs = |what, enrolled: String, asked: String| AgentError::Differs { what, enrolled, asked };
+    if let Some(name) = config.name.as_ref().filter(|name| **name != identity.name) {
+        return Err(differs("server", identity.name.to_string(), name.to_string()));
+    }
+    if let Some(segment) = config.segment.as_ref().filter(|segment| **segment != identity.segment) {
+        return Err(differs("a member of segment", identity.segment.to_string(), segment.to_string()));
+    }
+    if let Some(ccm) = config.ccm.as_ref().filter(|ccm| **ccm != identity.ccm) {
+        identity.ccm.clone_from(ccm);
+        identity.save(&config.data)?;
+    }
+    Ok(identity)
+}
+
+/// Everything that the loop waits for besides sockets and time.
+struct Inbox {
+    events: mpsc::Receiver<Event>,
+    uplink: mpsc::Receiver<uplink::Event>,
+    notifications: mpsc::Receiver<Incoming>,
+}
+
+impl Agent {
+    async fn start(config: Config, identity: Identity) -> Result<(Self, Inbox), AgentError> {
+        let system = |what| move |source| AgentError::System { what, source };
+        let clock = Clock(Instant::now());
+        let interface = match &config.interface {
+            Some(interface) => interface.clone(),
+            None => lan_channel::sockets::default_interface()?.to_string(),
+        };
+        let channels = Channels::join(&interface, ChannelAddresses::of(identity.cluster, &identity.segment))?;
+        let listen = config.listen.unwrap_or_else(|| SocketAddr::from((channels.own, 0)));
+        let listener = TcpListener::bind(listen).await.map_err(system("listening for other servers"))?;
+        let transfer_port = listener.local_addr().map_err(system("listening for other servers"))?.port();
+
+        let objects = Arc::new(ObjectStore::open(config.data.join("objects"))?);
+        let tls = transfer::tls::Identity::from_pem(&identity.certificate, &identity.key, &identity.ca)?;
+        let client_tls = transfer::tls::client_config(Some(&tls), tls.authority(), &[])?;
+        let fetcher = Arc::new(Fetcher::new(client_tls, objects.clone()));
+        let (notify, notifications) = mpsc::channel(64);
+        let service = Arc::new(ChunkService { store: objects.clone(), may: Arc::new(|_: &Peer, _| true), notify });
+        let server_tls = transfer::tls::server_config(&tls, &[], transfer::tls::ClientAuth::Required)?;
+        // Ends with the process.
+        tokio::spawn(transfer::server::serve(listener, server_tls, service, std::future::pending()));
+        let ccm_address = host_and_port(&identity.ccm)?;
+        let connect = leading::connector(&tls, ccm_address.clone())?;
+
+        let (events, inbox_events) = mpsc::channel(256);
+        let (uplink_events, inbox_uplink) = mpsc::channel(256);
+        let roots = if config.roots.is_empty() {
+            DEFAULT_ROOTS.iter().map(PathBuf::from).collect()
+        } else {
+            config.roots.clone()
+        };
+        let scope = Scope {
+            cluster: identity.cluster,
+            server: identity.server,
+            name: identity.name.clone(),
+            keys: identity.publish_keys.clone(),
+            roots,
+            fixed: config.sites.clone(),
+            notes: config.data.join("sites.json"),
+        };
+        let done = events.clone();
+        let (worker, states) = Worker::start(scope, move |applied| {
+            if done.blocking_send(Event::Applied(applied)).is_err() {
+                tracing::debug!("an outcome came after the agent had stopped");
+            }
+        })?;
+        let receptions = Receptions::new(&config.data.join("spool"), identity.server, identity.segment_key)
+            .map_err(system("preparing the spool"))?;
+
+        let now = clock.now();
+        let epoch = read_epoch(&config.data);
+        let standing = Standing::default();
+        let seeds: [u64; 4] = rand::random();
+        let info = host::info(&config, &identity, SocketAddr::from((channels.own, transfer_port)), states.clone());
+        let boot = member::boot_number(&config.data, seeds[3])?;
+        // Revisions and serial numbers must not fall when the agent starts again; boot numbers rise
+        // faster than either can.
+        let member = registration::Member::new(&info, boot, registration::Config::lan(), seeds[1])?;
+        let reporter = reports::Reporter::new(identity.server, boot, reports::Config::default(), seeds[2]);
+        let election =
+            Election::new(identity.server, identity.roles, standing, epoch, election::Config::lan(), seeds[0], now);
+        let sealer = Sealer::new(identity.control_key.clone(), identity.segment_key, &identity.credential, boot);
+        let opener = Opener::new(
+            identity.server,
+            identity.cluster,
+            identity.segment.clone(),
+            identity.segment_key,
+            identity.publish_keys.clone(),
+        );
+        let agent = Self {
+            config,
+            identity,
+            clock,
+            channels: Arc::new(channels),
+            sealer,
+            opener,
+            transfer_port,
+            ccm_address,
+            objects,
+            fetcher,
+            connect,
+            election,
+            member,
+            reporter,
+            receptions,
+            worker,
+            addresses: BTreeMap::new(),
+            leader_transfer: BTreeMap::new(),
+            states,
+            applying: BTreeSet::new(),
+            fetching: BTreeSet::new(),
+            handled: BTreeMap::new(),
+            spent: VecDeque::new(),
+            host_at: now + HOST_INTERVAL,
+            leading: None,
+            owed: BTreeMap::new(),
+            events,
+            uplink_events,
+        };
+        Ok((agent, Inbox { events: inbox_events, uplink: inbox_uplink, notifications }))
+    }
+
+    async fn serve(&mut self, inbox: &mut Inbox, stop: impl Future<Output = ()>) {
+        let mut stop = std::pin::pin!(stop);
+        let channels = self.channels.clone();
+        let mut buffer = vec![0; DATAGRAM_BYTES_MAX];
+        self.pump();
+        loop {
+            let soon = self.send_frames();
+            self.pump();
+            let wake = self.next_timeout().map(|at| self.clock.until(at));
+            let sleep = async {
+                match wake {
+                    _ if soon => tokio::task::yield_now().await,
+                    Some(at) => tokio::time::sleep_until(at).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = &mut stop => return,
+                Some(event) = inbox.events.recv() => self.event(event),
+                Some(event) = inbox.uplink.recv() => self.uplink_event(event),
+                Some(incoming) = inbox.notifications.recv() => self.notified(incoming.notification, Some(incoming.answer)),
+                _ = channels.control_unicast.readable() => self.read_control(&channels.control_unicast, &mut buffer),
+                _ = channels.control_multicast.readable() => self.read_control(&channels.control_multicast, &mut buffer),
+                _ = channels.data_receive.readable() => self.read_data(&mut buffer),
+                () = sleep => {}
+            }
+            self.timeouts();
+            self.pump();
+        }
+    }
+
+    /// Says good-bye, so that nobody waits for silence.
+    fn stop(&mut self) {
+        let now = self.clock.now();
+        self.member.leave();
+        self.election.resign(now);
+        self.pump();
+        tracing::info!("the agent stops");
+    }
+
+    fn next_timeout(&self) -> Option<Timestamp> {
+        let leading = self.leading.as_ref().and_then(Leading::poll_timeout);
+        [
+            self.election.poll_timeout(),
+            self.member.poll_timeout(),
+            self.reporter.poll_timeout(),
+            self.receptions.poll_timeout(),
+            leading,
+            Some(self.host_at),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
+    }
+
+    fn timeouts(&mut self) {
+        let now = self.clock.now();
+        let due = |at: Option<Timestamp>| at.is_some_and(|at| at <= now);
+        if due(self.election.poll_timeout()) {
+            self.election.handle_timeout(now);
+        }
+        if due(self.member.poll_timeout()) {
+            self.member.handle_timeout(now);
+        }
+        if due(self.reporter.poll_timeout()) {
+            self.reporter.handle_timeout(now);
+        }
+        if due(self.receptions.poll_timeout()) {
+            self.receptions.timeout(now);
+        }
+        if let Some(leading) = &mut self.leading {
+            leading.timeout(now);
+        }
+        if self.host_at <= now {
+            self.host_at = now + HOST_INTERVAL;
+            self.tell_info();
+            self.remove_spent(now);
+        }
+    }
+
+    /// Carries out what the machines have put out, until nobody has anything more to say.
+    fn pump(&mut self) {
+        while self.pump_election()
+            | self.pump_member()
+            | self.pump_reporter()
+            | self.pump_receptions()
+            | self.pump_leading()
+        {}
+    }
+
+    /// Sends to the whole segment.
+    fn multicast(&mut self, message: &Control) {
+        let to = SocketAddr::V4(self.channels.addresses.control);
+        self.send(message, to);
+    }
+
+    /// Sends to one server, if it was ever heard.
+    fn unicast(&mut self, server: ServerId, message: &Control) {
+        match self.addresses.get(&server) {
+            Some(address) => self.send(message, *address),
+            None => self.multicast(message),
+        }
+    }
+
+    fn send(&mut self, message: &Control, to: SocketAddr) {
+        let body = postcard::to_stdvec(message).expect("messages are plain data");
+        let datagram = self.sealer.seal(&body);
+        if let Err(error) = self.channels.control_unicast.try_send_to(&datagram, to) {
+            // Like a datagram that is lost on the way: every protocol here repeats what matters.
+            tracing::debug!(%error, %to, "a control datagram was not sent");
+        }
+    }
+
+    fn event(&mut self, event: Event) {
+        match event {
+            Event::Applied(done) => self.applied(done),
+            Event::Stored { session, ticket, leader, result } => self.stored(session, ticket, leader, result),
+            Event::Fetched { ticket, source, result, purpose } => self.fetched(ticket, source, result, purpose),
+            Event::Forwarded { object, result } => {
+                if let Err(reason) = result {
+                    tracing::warn!(%object, reason, "another leader could not be served");
+                }
+                if let Some(leading) = &mut self.leading {
+                    leading.forward.forwarded(object);
+                }
+            }
+        }
+    }
+
+    fn info(&self) -> MemberInfo {
+        let address = SocketAddr::from((self.channels.own, self.transfer_port));
+        host::info(&self.config, &self.identity, address, self.states.clone())
+    }
+
+    /// A notification from the CCM, or from another leader who wants an answer.
+    fn notified(&mut self, notification: Notification, answer: Option<oneshot::Sender<Result<(), NotifyFailure>>>) {
+        let objects = self.objects.clone();
+        let refuse = |answer: Option<oneshot::Sender<Result<(), NotifyFailure>>>, reason: String| {
+            tracing::warn!(reason, "a notification is not followed");
+            if let Some(answer) = answer {
+                // Nobody waits any more when this fails.
+                answer.send(Err(NotifyFailure::Refused(reason))).ok();
+            }
+        };
+        let Some(leading) = &mut self.leading else {
+            return refuse(answer, "this server does not lead its segment".to_owned());
+        };
+        let stored = |object| objects.contains(object);
+        match leading.forward.handle_notification(notification, stored, crate::worker::wall_time()) {
+            Ok(object) => {
+                if let Some(answer) = answer {
+                    if self.objects.contains(object) {
+                        answer.send(Ok(())).ok();
+                    } else {
+                        self.owed.entry(object).or_default().push(answer);
+                    }
+                }
+            }
+            Err(error) => refuse(answer, chain(&error)),
+        }
+    }
+
+    fn pay(&mut self, object: Digest, result: &Result<(), String>) {
+        for answer in self.owed.remove(&object).unwrap_or_default() {
+            answer.send(result.clone().map_err(NotifyFailure::Failed)).ok();
+        }
+    }
+}
+
+const EPOCH_FILE: &str = "epoch";
+
+/// The highest epoch that this server is known to have led or obeyed; 0 when none is on record.
+fn read_epoch(data: &std::path::Path) -> u64 {
+    std::fs::read_to_string(data.join(EPOCH_FILE)).ok().and_then(|text| text.trim().parse().ok()).unwrap_or(0)
+}
+
+fn persist_epoch(data: &std::path::Path, epoch: u64) {
+    if let Err(error) = write_private(&data.join(EPOCH_FILE), epoch.to_string().as_bytes()) {
+        tracing::error!(error = chain(&error), "the epoch could not be recorded");
+    }
+}

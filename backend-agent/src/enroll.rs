@@ -1,0 +1,345 @@
+//! Joining a cluster: with a token, over TLS that the token pins.
+//!
+//! The token carries the digest of the cluster's root document. The document is fetched first, over
+//! a connection that proves nothing, and believed only if it has that digest; it names the
+//! certificate authority that the second connection must show. The token's secret goes over the
+//! second one only.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use common::digest::Digest;
+use common::ids::{SegmentName, ServerName};
+use common::keys::SecretKey;
+use http_body_util::{BodyExt as _, Full, Limited};
+use hyper_util::rt::TokioIo;
+use lan_channel::envelope::SegmentKey;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{CryptoProvider, verify_tls13_signature};
+use rustls::pki_types::{CertificateDer, ServerName as TlsName, UnixTime};
+use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
+use serde::{Deserialize, Serialize};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+
+use crate::config::Config;
+use crate::identity::{Identity, PublishKeyText, hex, publish_keys, unhex};
+use crate::worker::chain;
+
+/// Longest answer that is read, in bytes.
+const ANSWER_BYTES_MAX: usize = 1 << 20;
+const TIMEOUT: Duration = Duration::from_secs(20);
+/// How often a CCM that does not answer yet is tried: agents and CCM are often started together.
+const TRIES: u32 = 20;
+
+/// Why a server could not join.
+#[derive(Debug, thiserror::Error)]
+pub enum EnrollError {
+    /// Something must be said at the first start.
+    #[error("this server is not enrolled yet: give {what}")]
+    Missing {
+        /// The flag.
+        what: &'static str,
+    },
+    /// The token is no token.
+    #[error("the join token is not of the form prt1.ID.SECRET.DIGEST; make one with `pressrun token create`")]
+    Token,
+    /// The address is no address.
+    #[error("{url:?} is no address of a content control manager; it looks like https://host:7443")]
+    Address {
+        /// What was given.
+        url: String,
+    },
+    /// The CCM does not answer.
+    #[error("the content control manager at {url} does not answer")]
+    Unreachable {
+        /// Where.
+        url: String,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The connection broke, or its certificate is not the cluster's.
+    #[error("the conversation with the content control manager at {url} failed: {what}")]
+    Conversation {
+        /// Where.
+        url: String,
+        /// What happened.
+        what: String,
+    },
+    /// The root document is not the one that the token names.
+    #[error("the server at {url} is not the cluster that the token was made for")]
+    WrongCluster {
+        /// Where.
+        url: String,
+    },
+    /// The CCM refuses.
+    #[error("the content control manager refuses this server: {detail}")]
+    Refused {
+        /// Its words.
+        detail: String,
+    },
+    /// The answer cannot be used.
+    #[error("the content control manager's answer cannot be used: {what}")]
+    Answer {
+        /// What is wrong with it.
+        what: String,
+    },
+    /// No key could be made.
+    #[error("no key could be made")]
+    Key(#[source] rcgen::Error),
+}
+
+/// Host and port of `https://host:port`; the port is 7443 when it is left out.
+///
+/// # Errors
+/// [`EnrollError::Address`].
+pub fn host_and_port(url: &str) -> Result<String, EnrollError> {
+    let error = || EnrollError::Address { url: url.chars().take(200).collect() };
+    let rest = url.strip_prefix("https://").ok_or_else(error)?.trim_end_matches('/');
+    if rest.is_empty() || rest.contains('/') {
+        return Err(error());
+    }
+    let has_port = rest.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
+    Ok(if has_port { rest.to_owned() } else { format!("{rest}:7443") })
+}
+
+/// The digest of the root document that a token pins.
+fn pinned(token: &str) -> Result<Digest, EnrollError> {
+    let mut parts = token.split('.');
+    match (parts.next(), parts.next(), parts.next(), parts.next(), parts.next()) {
+        (Some("prt1"), Some(_), Some(_), Some(digest), None) => digest.parse().map_err(|_| EnrollError::Token),
+        _ => Err(EnrollError::Token),
+    }
+}
+
+#[derive(Deserialize)]
+struct Root {
+    cluster: String,
+    ca: String,
+    publish_keys: Vec<PublishKeyText>,
+}
+
+#[derive(Serialize)]
+struct Request<'a> {
+    token: &'a str,
+    name: &'a ServerName,
+    segment: &'a SegmentName,
+    csr: &'a str,
+    control_key: String,
+    roles: common::credential::Roles,
+    location: &'a str,
+}
+
+#[derive(Deserialize)]
+struct Answer {
+    server: String,
+    certificate: String,
+    credential: String,
+    segment_key: String,
+}
+
+#[derive(Deserialize)]
+struct Problem {
+    #[serde(default)]
+    detail: String,
+    #[serde(default)]
+    title: String,
+}
+
+/// Joins the cluster.
+///
+/// # Errors
+/// [`EnrollError`]; nothing is kept then.
+pub async fn enroll(config: &Config) -> Result<Identity, EnrollError> {
+    let url = config.ccm.clone().ok_or(EnrollError::Missing { what: "--ccm URL" })?;
+    let token = config.token.as_deref().ok_or(EnrollError::Missing { what: "--token TOKEN" })?;
+    let name = config.name.clone().ok_or(EnrollError::Missing { what: "--name NAME" })?;
+    let segment = config.segment.clone().ok_or(EnrollError::Missing { what: "--segment NAME" })?;
+    let digest = pinned(token)?;
+
+    let unproven = client(Arc::new(Unproven(provider())));
+    let document = get(&url, unproven, "/api/v1/root", None).await?;
+    if Digest::of(&document) != digest {
+        return Err(EnrollError::WrongCluster { url });
+    }
+    let answer = |what: &dyn std::fmt::Display| EnrollError::Answer { what: what.to_string() };
+    let root: Root = serde_json::from_slice(&document).map_err(|error| answer(&error))?;
+
+    let key = rcgen::KeyPair::generate().map_err(EnrollError::Key)?;
+    let csr = rcgen::CertificateParams::new(Vec::<String>::new())
+        .and_then(|params| params.serialize_request(&key))
+        .and_then(|request| request.pem())
+        .map_err(EnrollError::Key)?;
+    let control_key = SecretKey::generate();
+    let request = Request {
+        token,
+        name: &name,
+        segment: &segment,
+        csr: &csr,
+        control_key: hex(&control_key.public().0),
+        roles: config.roles,
+        location: &config.location,
+    };
+    let body = serde_json::to_vec(&request).expect("plain data");
+    let proven = transfer::tls::Authority::from_pem(&root.ca)
+        .and_then(|authority| transfer::tls::client_config(None, &authority, &[]))
+        .map_err(|error| EnrollError::Answer { what: chain(&error) })?;
+    let reply = get(&url, proven, "/api/v1/enroll", Some(body)).await?;
+    let reply: Answer = serde_json::from_slice(&reply).map_err(|error| answer(&error))?;
+    let credential = unhex(&reply.credential).ok_or_else(|| answer(&"the credential is not hexadecimal"))?;
+    Ok(Identity {
+        server: reply.server.parse().map_err(|error| answer(&error))?,
+        cluster: root.cluster.parse().map_err(|error| answer(&error))?,
+        name,
+        segment,
+        roles: config.roles,
+        ccm: url,
+        certificate: reply.certificate,
+        key: key.serialize_pem(),
+        ca: root.ca,
+        credential: postcard::from_bytes(&credential).map_err(|error| answer(&error))?,
+        control_key,
+        segment_key: SegmentKey(common::ids::parse_hex(&reply.segment_key).map_err(|error| answer(&error))?),
+        publish_keys: publish_keys(&root.publish_keys).map_err(|what| EnrollError::Answer { what })?,
+    })
+}
+
+fn provider() -> Arc<CryptoProvider> {
+    Arc::new(rustls::crypto::aws_lc_rs::default_provider())
+}
+
+fn client(verifier: Arc<dyn ServerCertVerifier>) -> Arc<ClientConfig> {
+    let config = ClientConfig::builder_with_provider(provider())
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .expect("the provider has TLS 1.3")
+        .dangerous()
+        .with_custom_certificate_verifier(verifier)
+        .with_no_client_auth();
+    Arc::new(config)
+}
+
+/// One request: GET, or POST when there is a body. Tries again while nobody listens.
+async fn get(url: &str, config: Arc<ClientConfig>, path: &str, body: Option<Vec<u8>>) -> Result<Bytes, EnrollError> {
+    let address = host_and_port(url)?;
+    let mut tries = 0;
+    let stream = loop {
+        match TcpStream::connect(&address).await {
+            Ok(stream) => break stream,
+            Err(source) => {
+                tries += 1;
+                if tries >= TRIES {
+                    return Err(EnrollError::Unreachable { url: url.to_owned(), source });
+                }
+                tokio::time::sleep(Duration::from_millis(500)).await;
+            }
+        }
+    };
+    match tokio::time::timeout(TIMEOUT, converse(url, stream, config, path, body)).await {
+        Ok(result) => result,
+        Err(_) => {
+            let what = format!("no answer within {} s", TIMEOUT.as_secs());
+            Err(EnrollError::Conversation { url: url.to_owned(), what })
+        }
+    }
+}
+
+async fn converse(
+    url: &str,
+    stream: TcpStream,
+    config: Arc<ClientConfig>,
+    path: &str,
+    body: Option<Vec<u8>>,
+) -> Result<Bytes, EnrollError> {
+    let failed =
+        |error: &dyn std::fmt::Display| EnrollError::Conversation { url: url.to_owned(), what: error.to_string() };
+    let name = TlsName::try_from(transfer::tls::DNS_NAME).expect("a constant name");
+    let stream = TlsConnector::from(config).connect(name, stream).await.map_err(|error| failed(&error))?;
+    let (mut sender, connection) =
+        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|error| failed(&error))?;
+    let driver = tokio::spawn(connection);
+    let method = if body.is_some() { hyper::Method::POST } else { hyper::Method::GET };
+    let request = hyper::Request::builder()
+        .method(method)
+        .uri(path)
+        .header(hyper::header::HOST, transfer::tls::DNS_NAME)
+        .header(hyper::header::CONTENT_TYPE, "application/json")
+        .body(Full::new(Bytes::from(body.unwrap_or_default())))
+        .map_err(|error| failed(&error))?;
+    let response = sender.send_request(request).await.map_err(|error| failed(&error))?;
+    let status = response.status();
+    let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX).collect().await.map_err(|error| failed(&error))?;
+    driver.abort();
+    let bytes = body.to_bytes();
+    if status.is_success() {
+        return Ok(bytes);
+    }
+    let detail = match serde_json::from_slice::<Problem>(&bytes) {
+        Ok(problem) if problem.detail.is_empty() => problem.title,
+        Ok(problem) => problem.detail,
+        Err(_) => format!("status {status}"),
+    };
+    Err(EnrollError::Refused { detail })
+}
+
+/// Takes any certificate: for the root document only, which is believed by its digest.
+#[derive(Debug)]
+struct Unproven(Arc<CryptoProvider>);
+
+impl ServerCertVerifier for Unproven {
+    fn verify_server_cert(
+        &self,
+        _end_entity: &CertificateDer<'_>,
+        _intermediates: &[CertificateDer<'_>],
+        _server_name: &TlsName<'_>,
+        _ocsp_response: &[u8],
+        _now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _message: &[u8],
+        _cert: &CertificateDer<'_>,
+        _dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Err(rustls::Error::General("TLS 1.2 is not spoken here".to_owned()))
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls13_signature(message, cert, dss, &self.0.signature_verification_algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_is_https_with_a_host_and_perhaps_a_port() {
+        assert_eq!(host_and_port("https://ccm.example:1").expect("good"), "ccm.example:1");
+        assert_eq!(host_and_port("https://10.0.0.1/").expect("good"), "10.0.0.1:7443");
+        for bad in ["http://ccm", "ccm:7443", "https://", "https://a/b", ""] {
+            assert!(matches!(host_and_port(bad), Err(EnrollError::Address { .. })), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_token_pins_the_digest_of_the_root_document() {
+        let digest = Digest::of(b"root");
+        assert_eq!(pinned(&format!("prt1.id.secret.{digest}")).expect("good"), digest);
+        for bad in ["", "prt1.id.secret", "prt2.id.secret.00", "prt1.a.b.zz", "prt1.a.b.00.c"] {
+            assert!(matches!(pinned(bad), Err(EnrollError::Token)), "{bad}");
+        }
+    }
+}

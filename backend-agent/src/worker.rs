@@ -1,0 +1,214 @@
+//! The content interpreter on a thread of its own: assignments in, outcomes out, one after another.
+//!
+//! The worker also remembers which sites this server hosts, so that it can say what is live after a
+//! restart before anything is published.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc;
+use std::thread;
+use std::time::SystemTime;
+
+use common::assignment::{AssignmentReader, Limits};
+use common::ids::{ClusterId, ServerId, ServerName, SiteName};
+use common::keys::PublishKeys;
+use common::outcome::{Outcome, Refusal, RefusalCode, SiteState};
+use common::ticket::Ticket;
+use common::time::WallTime;
+use serde::{Deserialize, Serialize};
+
+use crate::content::SiteTrees;
+use crate::identity::{IdentityError, write_private};
+
+/// An assignment whose object is here, complete and verified.
+#[derive(Debug)]
+pub struct Job {
+    /// What it is.
+    pub ticket: Ticket,
+    /// Where its file is.
+    pub object: PathBuf,
+}
+
+/// What became of a job.
+#[derive(Debug)]
+pub struct Done {
+    /// The job's ticket.
+    pub ticket: Ticket,
+    /// What became of it.
+    pub outcome: Outcome,
+    /// What this server holds now, of all sites.
+    pub states: Vec<SiteState>,
+}
+
+/// Who the worker works for.
+pub struct Scope {
+    /// The cluster.
+    pub cluster: ClusterId,
+    /// This server.
+    pub server: ServerId,
+    /// Its name, which stands for `{server}` in live directories.
+    pub name: ServerName,
+    /// Keys that assignments are signed with.
+    pub keys: PublishKeys,
+    /// Directories below which may be written.
+    pub roots: Vec<PathBuf>,
+    /// Live directories that the agent's configuration fixes.
+    pub fixed: BTreeMap<SiteName, PathBuf>,
+    /// Where the hosted sites are remembered.
+    pub notes: PathBuf,
+}
+
+/// The live directories of hosted sites, as they were last used.
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct Notes {
+    sites: BTreeMap<SiteName, PathBuf>,
+}
+
+/// The running worker. Dropping it ends the thread after the job at hand.
+#[derive(Debug)]
+pub struct Worker {
+    jobs: mpsc::Sender<Job>,
+}
+
+impl Worker {
+    /// Starts the thread; what becomes of jobs goes to `done`. Returns what the server holds.
+    ///
+    /// # Errors
+    /// When the thread cannot be started or the notes cannot be read.
+    pub fn start(scope: Scope, done: impl Fn(Done) + Send + 'static) -> Result<(Self, Vec<SiteState>), IdentityError> {
+        let mut sites = Sites::open(scope)?;
+        let states = sites.states();
+        let (jobs, queue) = mpsc::channel::<Job>();
+        let run = move || {
+            while let Ok(job) = queue.recv() {
+                let outcome = sites.apply(&job);
+                done(Done { ticket: job.ticket, outcome, states: sites.states() });
+            }
+        };
+        thread::Builder::new().name("interpreter".to_owned()).spawn(run).map_err(|source| IdentityError::File {
+            action: "given a thread",
+            path: PathBuf::from("interpreter"),
+            source,
+        })?;
+        Ok((Self { jobs }, states))
+    }
+
+    /// Queues a job.
+    pub fn apply(&self, job: Job) {
+        if self.jobs.send(job).is_err() {
+            tracing::error!("the interpreter's thread is gone; restart the agent");
+        }
+    }
+}
+
+struct Sites {
+    scope: Scope,
+    notes: Notes,
+    open: BTreeMap<SiteName, SiteTrees>,
+}
+
+impl Sites {
+    fn open(scope: Scope) -> Result<Self, IdentityError> {
+        let notes = match std::fs::read(&scope.notes) {
+            Ok(bytes) => serde_json::from_slice(&bytes).unwrap_or_else(|error| {
+                tracing::warn!(%error, "the notes about hosted sites are unreadable; they are made anew");
+                Notes::default()
+            }),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Notes::default(),
+            Err(source) => {
+                return Err(IdentityError::File { action: "read", path: scope.notes, source });
+            }
+        };
+        let mut sites = Self { scope, notes, open: BTreeMap::new() };
+        for (site, live) in sites.notes.sites.clone() {
+            if let Err(refusal) = sites.trees(&site, &live) {
+                tracing::warn!(%site, reason = refusal.reason, "a hosted site cannot be opened");
+            }
+        }
+        Ok(sites)
+    }
+
+    fn states(&self) -> Vec<SiteState> {
+        self.open.values().map(SiteTrees::state).collect()
+    }
+
+    /// The trees of a site, opened (and recovered, after a crash) at their first use.
+    fn trees(&mut self, site: &SiteName, live: &Path) -> Result<&mut SiteTrees, Refusal> {
+        if self.notes.sites.get(site).is_some_and(|known| known != live) {
+            self.open.remove(site);
+        }
+        if !self.open.contains_key(site) {
+            let trees =
+                SiteTrees::open(site, &self.scope.name, live, &self.scope.roots).map_err(|error| error.refusal())?;
+            self.open.insert(site.clone(), trees);
+            self.note(site, live);
+        }
+        self.open
+            .get_mut(site)
+            .ok_or_else(|| Refusal { code: RefusalCode::Io, reason: format!("the trees of {site} are not open") })
+    }
+
+    fn note(&mut self, site: &SiteName, live: &Path) {
+        if self.notes.sites.get(site).map(PathBuf::as_path) == Some(live) {
+            return;
+        }
+        self.notes.sites.insert(site.clone(), live.to_owned());
+        let bytes = serde_json::to_vec_pretty(&self.notes).expect("paths and names are plain data");
+        if let Err(error) = write_private(&self.scope.notes, &bytes) {
+            tracing::warn!(error = chain(&error), "the notes about hosted sites could not be written");
+        }
+    }
+
+    fn apply(&mut self, job: &Job) -> Outcome {
+        self.try_apply(job).unwrap_or_else(|refusal| {
+            tracing::warn!(assignment = %job.ticket.assignment, reason = refusal.reason, "an assignment is refused");
+            Outcome::Refused(refusal)
+        })
+    }
+
+    fn try_apply(&mut self, job: &Job) -> Result<Outcome, Refusal> {
+        let refused = |code, reason: String| Refusal { code, reason };
+        let open = || {
+            File::open(&job.object)
+                .map_err(|error| refused(RefusalCode::Io, format!("the assignment's file cannot be opened: {error}")))
+        };
+        let reader = AssignmentReader::open(open()?, &self.scope.keys, &Limits::default())
+            .map_err(|error| refused(RefusalCode::BadAssignment, chain(&error)))?;
+        let header = reader.header();
+        if header.site != job.ticket.site || header.number != job.ticket.assignment {
+            let reason = format!(
+                "the ticket announced assignment {} of {}, the file is assignment {} of {}",
+                job.ticket.assignment, job.ticket.site, header.number, header.site
+            );
+            return Err(refused(RefusalCode::BadAssignment, reason));
+        }
+        let site = header.site.clone();
+        let live = match self.scope.fixed.get(&site) {
+            Some(fixed) => fixed.clone(),
+            None => PathBuf::from(header.live.directory.replace("{server}", self.scope.name.as_str())),
+        };
+        let (cluster, server, keys) = (self.scope.cluster, self.scope.server, self.scope.keys.clone());
+        Ok(self.trees(&site, &live)?.handle(open()?, cluster, server, &keys, wall_time()))
+    }
+}
+
+/// The clock by which expiry is judged.
+#[must_use]
+pub fn wall_time() -> WallTime {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    WallTime(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+}
+
+/// An error with all its causes, in one line.
+#[must_use]
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}
