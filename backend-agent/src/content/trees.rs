@@ -68,14 +68,12 @@ pub(super) fn list(dir: BorrowedFd<'_>) -> io::Result<Vec<(OsString, FileType)>>
             continue;
         }
         let name = OsStr::from_bytes(name).to_owned();
-        let kind = match entry.file_type() {
+        let mut kind = entry.file_type();
+        if kind == FileType::Unknown {
             // Some file systems do not say; gone again by then means there is nothing to list.
-            FileType::Unknown => match stat_at(dir, &name)? {
-                Some(stat) => file_type(&stat),
-                None => continue,
-            },
-            known => known,
-        };
+            let Some(stat) = stat_at(dir, &name)? else { continue };
+            kind = file_type(&stat);
+        }
         names.push((name, kind));
     }
     names.sort_by(|(one, _), (other, _)| one.cmp(other));
