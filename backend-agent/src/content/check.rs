@@ -88,7 +88,11 @@ fn walk(
                 };
                 Entry::Symlink { target }
             }
-            _ => return Err(altered(&path, "it is neither directory, file nor link")),
+            FileType::Fifo
+            | FileType::Socket
+            | FileType::CharacterDevice
+            | FileType::BlockDevice
+            | FileType::Unknown => return Err(altered(&path, "it is neither directory, file nor link")),
         };
         own = true;
         found.entries.insert(path, entry);

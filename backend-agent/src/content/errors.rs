@@ -190,6 +190,7 @@ fn describe(version: Option<&Version>) -> String {
 
 impl ContentError {
     /// Wraps what the system says.
+    #[allow(clippy::needless_pass_by_value, reason = "names, paths and references to them alike")]
     pub(super) fn io(doing: &'static str, path: impl ToString) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_string();
         move |source| Self::Io { doing, path, source }
@@ -197,8 +198,9 @@ impl ContentError {
 
     pub(super) fn code(&self) -> RefusalCode {
         match self {
-            Self::Assignment(AssignmentError::Read(_)) => RefusalCode::Io,
-            Self::Block { source: AssignmentError::Read(_), .. } => RefusalCode::Io,
+            Self::Assignment(AssignmentError::Read(_)) | Self::Block { source: AssignmentError::Read(_), .. } => {
+                RefusalCode::Io
+            }
             Self::Assignment(_)
             | Self::Block { .. }
             | Self::WrongSite { .. }
@@ -223,9 +225,8 @@ impl ContentError {
             | Self::WasUndone { .. }
             | Self::OtherVersion { .. } => RefusalCode::NotPrepared,
             Self::BackupMissing { .. } | Self::BeforeMissing { .. } => RefusalCode::BackupMissing,
-            Self::LiveIsMountPoint => RefusalCode::CannotExchange,
             Self::CannotExchange(source) | Self::Io { source, .. } if is_full(source) => RefusalCode::NoSpace,
-            Self::CannotExchange(_) => RefusalCode::CannotExchange,
+            Self::LiveIsMountPoint | Self::CannotExchange(_) => RefusalCode::CannotExchange,
             Self::Io { .. } => RefusalCode::Io,
         }
     }

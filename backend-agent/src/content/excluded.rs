@@ -8,6 +8,7 @@
 //!
 //! What the tree itself contains is never excluded, whatever the patterns say.
 
+use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd};
@@ -19,7 +20,7 @@ use rustix::fs::{FileType, RenameFlags, Stat};
 use rustix::io::Errno;
 
 use super::errors::ContentError;
-use super::journal::Carried;
+use super::journal::{Carried, Swap};
 use super::local::{Index, child};
 use super::trees::{
     Tree, is_directory, link, list, mirror_directory, mirror_directory_entry, mirror_entry, open_directory, remove,
@@ -62,12 +63,14 @@ fn walk(tree: &Tree, rule: &Rule<'_>, at: Option<&ContentPath>, found: &mut Vec<
     Ok(())
 }
 
-/// Makes the tree that comes hold the excluded entries that live holds, and no others. Returns them.
+/// Makes the tree that comes hold the excluded entries that live holds, and no others. Returns them, and
+/// notes the inodes inside of excluded directories.
 pub(super) fn mirror(
     live: &Tree,
     coming: &Tree,
     rule: &Rule<'_>,
     index: &mut Index,
+    mirrored: &mut BTreeSet<u64>,
 ) -> Result<Vec<Carried>, ContentError> {
     let present = find(live, rule).map_err(ContentError::io("looking for", "excluded paths"))?;
     for stale in find(coming, rule).map_err(ContentError::io("looking for", "excluded paths"))? {
@@ -80,7 +83,8 @@ pub(super) fn mirror(
     }
     for carried in &present {
         make_parents(live, coming, rule, &carried.path)?;
-        mirror_one(live, coming, carried, index).map_err(ContentError::io("carrying along", &carried.path))?;
+        mirror_one(live, coming, carried, index, mirrored)
+            .map_err(ContentError::io("carrying along", &carried.path))?;
     }
     Ok(present)
 }
@@ -105,33 +109,34 @@ fn make_parents(live: &Tree, coming: &Tree, rule: &Rule<'_>, path: &ContentPath)
     Ok(())
 }
 
-fn mirror_one(live: &Tree, coming: &Tree, carried: &Carried, index: &mut Index) -> io::Result<()> {
+fn mirror_one(
+    live: &Tree,
+    coming: &Tree,
+    carried: &Carried,
+    index: &mut Index,
+    mirrored: &mut BTreeSet<u64>,
+) -> io::Result<()> {
     let name = OsStr::new(carried.path.file_name());
     let from = live.parent(&carried.path)?;
     let to = coming.parent(&carried.path)?;
     let Some(stat) = stat_at(from.as_fd(), name)? else { return Ok(()) };
     let there = stat_at(to.as_fd(), name)?;
     if !is_directory(&stat) {
-        return mirror_entry(from.as_fd(), name, to.as_fd(), name, &stat, there.as_ref(), index);
+        return mirror_entry(from.as_fd(), to.as_fd(), name, &stat, there.as_ref(), index);
     }
     if stat.st_dev != live.root_stat()?.st_dev {
         return Err(io::Error::other("something is mounted there"));
     }
     let inner = open_directory(from.as_fd(), name)?;
     let made = mirror_directory_entry(to.as_fd(), name, &stat, there.as_ref(), index)?;
-    mirror_directory(inner.as_fd(), made.as_fd(), index, 0)
+    mirror_directory(inner.as_fd(), made.as_fd(), index, mirrored, 0)
 }
 
 /// Gives live the original excluded entries from the tree that went. Can be repeated.
-pub(super) fn settle(
-    live: &Tree,
-    gone: &Tree,
-    state: BorrowedFd<'_>,
-    rule: &Rule<'_>,
-    carried: &[Carried],
-) -> io::Result<()> {
+pub(super) fn settle(live: &Tree, gone: &Tree, state: BorrowedFd<'_>, rule: &Rule<'_>, swap: &Swap) -> io::Result<()> {
+    let carried = &swap.carried;
     for entry in carried {
-        settle_one(live, gone, state, entry)?;
+        settle_one(live, gone, state, entry, &swap.mirrored)?;
     }
     // What appeared between the mirroring and the swap.
     for late in find(gone, rule)? {
@@ -144,7 +149,13 @@ pub(super) fn settle(
     if carried.is_empty() { Ok(()) } else { Ok(rustix::fs::syncfs(state)?) }
 }
 
-fn settle_one(live: &Tree, gone: &Tree, state: BorrowedFd<'_>, entry: &Carried) -> io::Result<()> {
+fn settle_one(
+    live: &Tree,
+    gone: &Tree,
+    state: BorrowedFd<'_>,
+    entry: &Carried,
+    mirrored: &BTreeSet<u64>,
+) -> io::Result<()> {
     let name = OsStr::new(entry.path.file_name());
     let (here, there) = (live.parent(&entry.path)?, gone.parent(&entry.path)?);
     let (here, there) = (here.as_fd(), there.as_fd());
@@ -174,41 +185,51 @@ fn settle_one(live: &Tree, gone: &Tree, state: BorrowedFd<'_>, entry: &Carried) 
         Some(stat) if is_directory(&stat) => {
             let left = open_directory(there, name)?;
             let kept = open_directory(here, name)?;
-            bring_along(left.as_fd(), kept.as_fd(), state)
+            bring_along(left.as_fd(), kept.as_fd(), state, mirrored)
         }
         Some(_) | None => Ok(()),
     }
 }
 
-/// Brings what was written to a mirrored directory while it was live. Everything that was mirrored
-/// has a second name, so what has one only is new.
-fn bring_along(left: BorrowedFd<'_>, kept: BorrowedFd<'_>, state: BorrowedFd<'_>) -> io::Result<()> {
+/// Brings what was written to a mirrored directory while it was live. That is later than anything
+/// that was written to the original one by its path, so it takes the place of what stands there.
+fn bring_along(
+    left: BorrowedFd<'_>,
+    kept: BorrowedFd<'_>,
+    state: BorrowedFd<'_>,
+    mirrored: &BTreeSet<u64>,
+) -> io::Result<()> {
     for (name, kind) in list(left)? {
         let Some(stat) = stat_at(left, &name)? else { continue };
+        let is_new = !mirrored.contains(&stat.st_ino);
         let there = stat_at(kept, &name)?;
+        let directory_there = there.as_ref().is_some_and(is_directory);
         if kind == FileType::Directory {
-            match there {
-                None => rustix::fs::renameat(left, &name, kept, &name)?,
-                Some(there) if is_directory(&there) => {
-                    bring_along(open_directory(left, &name)?.as_fd(), open_directory(kept, &name)?.as_fd(), state)?;
-                }
-                Some(_) => {}
+            if directory_there {
+                let (left, kept) = (open_directory(left, &name)?, open_directory(kept, &name)?);
+                bring_along(left.as_fd(), kept.as_fd(), state, mirrored)?;
+            } else if there.is_none() && (is_new || holds_new(open_directory(left, &name)?.as_fd(), mirrored)?) {
+                rustix::fs::renameat(left, &name, kept, &name)?;
             }
-        } else if stat.st_nlink == 1 {
-            match there {
-                None => link(left, &name, kept, &name)?,
-                Some(there) if !is_directory(&there) && is_newer(&stat, &there) => {
-                    put_in_place(left, kept, &name, state)?;
-                }
-                Some(_) => {}
-            }
+        } else if is_new && there.is_none() {
+            link(left, &name, kept, &name)?;
+        } else if is_new && !directory_there && there.is_some_and(|there| there.st_ino != stat.st_ino) {
+            put_in_place(left, kept, &name, state)?;
         }
     }
     Ok(())
 }
 
-fn is_newer(stat: &Stat, other: &Stat) -> bool {
-    (stat.st_ctime, stat.st_ctime_nsec) > (other.st_ctime, other.st_ctime_nsec)
+fn holds_new(directory: BorrowedFd<'_>, mirrored: &BTreeSet<u64>) -> io::Result<bool> {
+    for (name, kind) in list(directory)? {
+        let Some(stat) = stat_at(directory, &name)? else { continue };
+        if !mirrored.contains(&stat.st_ino)
+            || kind == FileType::Directory && holds_new(open_directory(directory, &name)?.as_fd(), mirrored)?
+        {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// Name, in the state directory, of a link on its way to its place.

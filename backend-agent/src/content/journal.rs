@@ -4,6 +4,7 @@
 //! postcard form, BLAKE3 of all that stands before it. A file is written to a new name, made durable,
 //! and renamed; so it is there as a whole or as it was before.
 
+use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, Read as _, Write as _};
@@ -183,6 +184,8 @@ pub(super) struct Carried {
 pub(super) struct Swap {
     pub(super) step: Move,
     pub(super) carried: Vec<Carried>,
+    /// Inodes in the mirrored excluded directories; any other was put there while they were live.
+    pub(super) mirrored: BTreeSet<u64>,
     /// For finding excluded entries in the tree that goes.
     pub(super) exclude: Vec<String>,
     /// The version that comes live, whose manifest says what is not excluded.

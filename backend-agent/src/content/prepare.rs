@@ -1,5 +1,6 @@
 //! Carrying out what changes no live tree: prepare, rollback (up to its commit), inventory.
 
+use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::io::{Read, Seek};
 use std::os::fd::AsFd as _;
@@ -102,7 +103,7 @@ impl SiteTrees {
         let mut root_mode = NEW_ROOT_MODE;
         if let Some(live) = &sources.live {
             root_mode = live.root_stat().map_err(ContentError::io("reading", "live"))?.st_mode & 0o777;
-            mirror(live, &temp, rule, &mut self.index)?;
+            mirror(live, &temp, rule, &mut self.index, &mut BTreeSet::new())?;
         }
         stage::finish_directories(result, &temp, root_mode)?;
         self.fault.at(Point::CheckStaged).map_err(ContentError::io("checking", TEMP))?;
@@ -220,7 +221,7 @@ impl SiteTrees {
             let exclude = Exclude::new(&header.live.exclude)?;
             let manifest = self.manifest(header.result)?;
             let rule = Rule { exclude: &exclude, manifest: &manifest };
-            mirror(&live, &backup, &rule, &mut self.index)?;
+            mirror(&live, &backup, &rule, &mut self.index, &mut BTreeSet::new())?;
             check(&backup, &rule, &mut self.index)?;
             self.fault.at(Point::SyncStaged).map_err(ContentError::io("making durable", "the backup"))?;
             rustix::fs::syncfs(&self.state)

@@ -403,9 +403,12 @@ fn shrink(left: u64, bytes: usize, file: &PlannedFile) -> Result<u64, ContentErr
 
 fn read_window(old: &File, base: &ContentPath, window: &DeltaWindow) -> Result<Vec<u8>, ContentError> {
     let mut reference = vec![0; window.base_length as usize];
-    old.read_exact_at(&mut reference, window.base_offset).map_err(|error| match error.kind() {
-        std::io::ErrorKind::UnexpectedEof => altered(base, "it is shorter than it was"),
-        _ => ContentError::io("reading", base)(error),
+    old.read_exact_at(&mut reference, window.base_offset).map_err(|error| {
+        if error.kind() == std::io::ErrorKind::UnexpectedEof {
+            altered(base, "it is shorter than it was")
+        } else {
+            ContentError::io("reading", base)(error)
+        }
     })?;
     Ok(reference)
 }

@@ -6,6 +6,7 @@
 //! it succeeds, here, at the next assignment, or when the trees are opened again. Whether live was
 //! switched is told by the inode of its root.
 
+use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::io;
 use std::os::fd::AsFd as _;
@@ -194,6 +195,7 @@ impl SiteTrees {
         exclude: Vec<String>,
         after: Body,
     ) -> Result<(), ContentError> {
+        let mut mirrored = BTreeSet::new();
         let carried = match step {
             Move::Exchange { place, .. } => {
                 let (manifest, patterns) = self.rule(version, &exclude)?;
@@ -201,12 +203,13 @@ impl SiteTrees {
                 let (Some(live), Some(coming)) = (self.open_live()?, self.open_place(place)?) else {
                     return Err(ContentError::LiveMissing);
                 };
-                mirror(&live, &coming, &rule, &mut self.index)?
+                mirror(&live, &coming, &rule, &mut self.index, &mut mirrored)?
             }
             Move::Appear { .. } | Move::Vanish { .. } => Vec::new(),
         };
         let old = self.journal.body.clone();
-        let journal = Journal { body: old.clone(), swap: Some(Swap { step, carried, exclude, version, after }) };
+        let journal =
+            Journal { body: old.clone(), swap: Some(Swap { step, carried, mirrored, exclude, version, after }) };
         journal.write(self.state.as_fd(), &mut *self.fault).map_err(ContentError::io("writing", "the journal"))?;
         let switched = self.fault.at(Point::Switch).and_then(|()| self.switch(step));
         if let Err(error) = switched {
@@ -308,7 +311,7 @@ impl SiteTrees {
         let rule = Rule { exclude: &exclude, manifest: &manifest };
         let gone = Tree::find(self.state.as_fd(), OsStr::new(gone)).map_err(failed())?;
         let (Some(live), Some(gone)) = (self.open_live()?, gone) else { return Ok(()) };
-        settle(&live, &gone, self.state.as_fd(), &rule, &swap.carried).map_err(failed())
+        settle(&live, &gone, self.state.as_fd(), &rule, swap).map_err(failed())
     }
 
     /// What decides on exclusion. A tree without a version contains nothing as far as is known.

@@ -2,6 +2,7 @@
 //! mount is ever crossed.
 
 use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io;
@@ -67,14 +68,12 @@ pub(super) fn list(dir: BorrowedFd<'_>) -> io::Result<Vec<(OsString, FileType)>>
             continue;
         }
         let name = OsStr::from_bytes(name).to_owned();
-        let kind = match entry.file_type() {
+        let mut kind = entry.file_type();
+        if kind == FileType::Unknown {
             // Some file systems do not say; gone again by then means there is nothing to list.
-            FileType::Unknown => match stat_at(dir, &name)? {
-                Some(stat) => file_type(&stat),
-                None => continue,
-            },
-            known => known,
-        };
+            let Some(stat) = stat_at(dir, &name)? else { continue };
+            kind = file_type(&stat);
+        }
         names.push((name, kind));
     }
     names.sort_by(|(one, _), (other, _)| one.cmp(other));
@@ -246,11 +245,13 @@ fn unlink(dir: BorrowedFd<'_>, name: &OsStr, stat: &Stat, index: &mut Index) -> 
 }
 
 /// Makes the directory `to` hold what the directory `from` holds: directories made anew, everything
-/// else the same inode. What vanishes while it is read is left out.
+/// else the same inode. What vanishes while it is read is left out. Notes the inodes that it
+/// leaves there.
 pub(super) fn mirror_directory(
     from: BorrowedFd<'_>,
     to: BorrowedFd<'_>,
     index: &mut Index,
+    mirrored: &mut BTreeSet<u64>,
     depth: usize,
 ) -> io::Result<()> {
     if depth > DEPTH_MAX {
@@ -270,7 +271,8 @@ pub(super) fn mirror_directory(
         }
         let there = stat_at(to, name)?;
         if !is_directory(&stat) {
-            mirror_entry(from, name, to, name, &stat, there.as_ref(), index)?;
+            mirror_entry(from, to, name, &stat, there.as_ref(), index)?;
+            mirrored.insert(stat.st_ino);
             continue;
         }
         let inner = match open_directory(from, name) {
@@ -279,7 +281,8 @@ pub(super) fn mirror_directory(
             Err(error) => return Err(error),
         };
         let made = mirror_directory_entry(to, name, &stat, there.as_ref(), index)?;
-        mirror_directory(inner.as_fd(), made.as_fd(), index, depth + 1)?;
+        mirrored.insert(rustix::fs::fstat(&made)?.st_ino);
+        mirror_directory(inner.as_fd(), made.as_fd(), index, mirrored, depth + 1)?;
     }
     Ok(())
 }
@@ -315,12 +318,11 @@ pub(super) fn mirror_directory_entry(
     Ok(made)
 }
 
-/// Makes a name hold the inode that another name holds.
+/// Makes a name in one directory hold the inode that it holds in another.
 pub(super) fn mirror_entry(
     from: BorrowedFd<'_>,
-    from_name: &OsStr,
     to: BorrowedFd<'_>,
-    to_name: &OsStr,
+    name: &OsStr,
     stat: &Stat,
     there: Option<&Stat>,
     index: &mut Index,
@@ -329,9 +331,9 @@ pub(super) fn mirror_entry(
         return Ok(());
     }
     if there.is_some() {
-        remove(to, to_name, index)?;
+        remove(to, name, index)?;
     }
-    match link(from, from_name, to, to_name) {
+    match link(from, name, to, name) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         result => result,
     }

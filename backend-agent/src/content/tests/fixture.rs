@@ -128,8 +128,9 @@ fn read_into(dir: &Path, at: Option<&ContentPath>, without: &[&str], found: &mut
         } else if meta.is_symlink() {
             Item::Link(std::fs::read_link(entry.path()).unwrap().into_os_string().into_string().unwrap())
         } else {
-            assert_eq!(meta.mtime_nsec(), 0, "{path} has a time in whole seconds");
-            Item::File(meta.mode() & 0o7777, meta.mtime(), std::fs::read(entry.path()).unwrap())
+            // Published times are whole seconds; anything else is to differ from all of them.
+            let mtime = if meta.mtime_nsec() == 0 { meta.mtime() } else { -1 };
+            Item::File(meta.mode() & 0o7777, mtime, std::fs::read(entry.path()).unwrap())
         };
         found.0.insert(path, item);
     }
@@ -456,5 +457,13 @@ impl Site {
         file.extend(packed.concat());
         assert_eq!(self.handle(&file), Outcome::Prepared { version: to.version() });
         number
+    }
+}
+
+impl Site {
+    /// The trees opened anew, with failures to come.
+    pub(super) fn reopen_with(&mut self, fault: impl crate::content::Fault + 'static) -> SiteTrees {
+        self.trees = None;
+        self.open().expect("opens").with_fault(Box::new(fault))
     }
 }

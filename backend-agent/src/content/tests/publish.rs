@@ -234,3 +234,33 @@ fn an_unknown_base_version_is_refused_with_both_versions_named() {
     assert!(refused.reason.contains(&third.version().to_string()), "{}", refused.reason);
     assert!(refused.reason.contains(&first().version().to_string()), "{}", refused.reason);
 }
+
+#[test]
+fn live_is_never_missing_for_whoever_opens_it_during_swaps() {
+    use std::sync::atomic::{AtomicBool, Ordering};
+    let mut site = Site::with(&first());
+    site.publish(&first(), &second(), Style::Delta);
+    let page = site.live.join("index.html");
+    let done = AtomicBool::new(false);
+    let opened = std::thread::scope(|scope| {
+        let reader = scope.spawn(|| {
+            let mut opened = 0_u32;
+            while !done.load(Ordering::Relaxed) {
+                let text = std::fs::read_to_string(&page).expect("it is always there");
+                assert!(text == "<h1>one</h1>" || text == "<h1>two</h1>", "{text:?}");
+                opened += 1;
+            }
+            opened
+        });
+        for to in [first(), second()].iter().cycle().take(60) {
+            let header = site.draft(Kind::Rollback, Base::Any, to.version());
+            let number = header.number;
+            let file = head(header, &[], &[], &key()).unwrap();
+            assert!(matches!(site.handle(&file), Outcome::Prepared { .. }));
+            site.commit(number, to.version());
+        }
+        done.store(true, Ordering::Relaxed);
+        reader.join()
+    });
+    assert!(opened.expect("no open failed") > 60, "the reader was there all the time");
+}
