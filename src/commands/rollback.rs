@@ -1,0 +1,25 @@
+//! Going back to the version that was live before.
+
+use common::ids::SiteName;
+use serde_json::json;
+
+use super::{RunArgs, Session};
+use crate::client::ClientArgs;
+use crate::exit::{CommandError, EXIT_CODES, Exit};
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXIT_CODES)]
+pub(crate) struct Args {
+    /// The site
+    site: SiteName,
+    #[command(flatten)]
+    run: RunArgs,
+    #[command(flatten)]
+    pub(crate) client: ClientArgs,
+}
+
+pub(super) async fn run(args: Args) -> Result<Exit, CommandError> {
+    let session = Session::open(&args.client).await?;
+    let body = json!({ "group": args.run.group, "quorum": args.run.quorum });
+    session.start_run(&format!("/sites/{}/rollback", args.site), &body, args.run.wait).await
+}

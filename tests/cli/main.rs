@@ -1,0 +1,210 @@
+//! The command line against a content control manager that says what each test tells it to: exit
+//! codes, the API's JSON passed on as it is, what is asked for, and whom the token is shown to.
+
+mod fake;
+
+use common::digest::Digest;
+use serde_json::{Value, json};
+
+use fake::{Fake, TOKEN, run};
+
+const RUN: &str = "GET /api/v1/runs/7?wait=20";
+const PUBLISH: &str = "POST /api/v1/sites/www/publish";
+const ACCEPTED: &str = r#"{"run":7,"state":"queued"}"#;
+
+fn problem(status: u16, detail: &str) -> String {
+    json!({ "type": "about:blank", "title": "T", "status": status, "detail": detail, "code": "some-code", "run": 3 })
+        .to_string()
+}
+
+fn finished(state: &str) -> String {
+    json!({
+        "run": 7, "site": "www", "group": "all", "kind": "publish", "state": state, "seconds": 1.5,
+        "message": "as it went", "phases": [{"name": "build", "seconds": 0.5, "bytes": 10}],
+        "servers": [{"server": "s1w1", "segment": "s1", "state": "failed", "reason": "no space left"}],
+    })
+    .to_string()
+}
+
+#[test]
+fn the_json_of_the_api_is_passed_on_byte_for_byte() {
+    let body = r#"{"zeta":1,  "alpha":[1.50,"é"], "servers":{"online":3}}"#;
+    let fake = Fake::start().answers("GET /api/v1/status", 200, body);
+    let ended = fake.run_json(&["status"]);
+    assert_eq!((ended.code, ended.out.trim_end(), ended.err.as_str()), (0, body, ""));
+    assert_eq!(fake.asked()[0].token, TOKEN);
+}
+
+#[test]
+fn people_get_tables() {
+    let body = r#"{"items":[{"server":"s1w1","segment":"s1","state":"online","leader":true,"sites":[],
+        "disk_free_bytes":5000000000}]}"#;
+    let fake = Fake::start().answers("GET /api/v1/servers", 200, body);
+    let ended = fake.run(&["servers"]);
+    assert_eq!(ended.code, 0, "{ended:?}");
+    let lines: Vec<&str> = ended.out.lines().collect();
+    assert!(lines[0].starts_with("SERVER  SEGMENT  STATE"), "{ended:?}");
+    assert!(lines[1].starts_with("s1w1") && lines[1].contains("online") && lines[1].contains("5.0 GB"), "{ended:?}");
+}
+
+#[test]
+fn every_refusal_has_its_exit_code_and_says_what_the_api_says() {
+    for (status, code) in [(400, 1), (401, 5), (403, 5), (404, 1), (409, 6), (422, 1), (500, 1)] {
+        let fake = Fake::start().answers(PUBLISH, status, &problem(status, "because of the moon"));
+        let people = fake.run(&["publish", "www"]);
+        assert_eq!(people.code, code, "{people:?}");
+        assert!(people.out.is_empty() && people.err.contains("because of the moon"), "{people:?}");
+        let program = fake.run_json(&["publish", "www"]);
+        assert_eq!(program.code, code, "{program:?}");
+        let told: Value = serde_json::from_str(&program.err).expect("JSON on standard error");
+        assert_eq!((&told["code"], &told["run"]), (&json!("some-code"), &json!(3)), "{program:?}");
+    }
+}
+
+#[test]
+fn the_way_a_run_ends_is_the_exit_code_of_whoever_waits_for_it() {
+    for (state, code) in
+        [("done", 0), ("failed", 1), ("partial", 3), ("rolled-back", 4), ("cancelled", 1), ("timeout", 7)]
+    {
+        let fake = Fake::start().answers(PUBLISH, 202, ACCEPTED).answers(RUN, 200, &finished("running")).answers(
+            RUN,
+            200,
+            &finished(state),
+        );
+        let ended = fake.run_json(&["publish", "www", "--wait"]);
+        assert_eq!((ended.code, ended.err.as_str()), (code, ""), "{state}: {ended:?}");
+        assert_eq!(ended.out.trim_end(), finished(state), "the whole run, as it ended");
+        let people = fake.run(&["run", "wait", "7"]);
+        assert_eq!(people.code, code, "{state}: {people:?}");
+        assert!(people.out.contains("no space left") && people.out.contains("build"), "{people:?}");
+    }
+}
+
+#[test]
+fn without_waiting_a_run_is_told_when_it_is_accepted() {
+    let fake = Fake::start().answers(PUBLISH, 202, ACCEPTED);
+    let ended = fake.run_json(&["publish", "www"]);
+    assert_eq!((ended.code, ended.out.trim_end()), (0, ACCEPTED));
+    let people = fake.run(&["publish", "www"]);
+    assert!(people.out.contains("pressrun run wait 7"), "{people:?}");
+}
+
+#[test]
+fn flags_reach_the_api() {
+    let fake = Fake::start().answers(PUBLISH, 202, ACCEPTED).answers("POST /api/v1/sites", 201, r#"{"name":"www"}"#);
+    let publish = ["publish", "www", "--group", "g", "--quorum", "80%", "--adopt", "--create-live", "--timeout", "5m"];
+    assert_eq!(fake.run(&publish).code, 0);
+    assert_eq!(fake.run(&["publish", "www"]).code, 0);
+    let site = ["site", "create", "www", "--staging", "content", "--live", "/srv/{server}/www", "--exclude", "*.tmp"];
+    let created = fake.run(&site);
+    assert_eq!(created.code, 0, "{created:?}");
+    let bodies: Vec<Value> = fake.asked().into_iter().map(|asked| asked.body).collect();
+    let full = json!({ "group": "g", "quorum": "80%", "adopt": true, "create_live": true, "timeout_seconds": 300 });
+    assert_eq!(bodies[0], full);
+    let plain = json!({ "group": null, "quorum": null, "adopt": false, "create_live": false, "timeout_seconds": null });
+    assert_eq!(bodies[1], plain);
+    let staging = std::env::current_dir().unwrap().join("content");
+    let site = json!({
+        "name": "www", "staging": staging, "live": "/srv/{server}/www", "exclude": ["*.tmp"], "wan": "auto",
+    });
+    assert_eq!(bodies[2], site);
+}
+
+#[test]
+fn a_join_token_is_printed_alone_for_people_and_by_name_for_programs() {
+    let body = r#"{"id":"i","token":"prt1.i.s.d","expires":"2026-01-01T00:00:00.000Z"}"#;
+    let fake = Fake::start().answers("POST /api/v1/tokens", 201, body);
+    assert_eq!(fake.run(&["token", "create", "--segment", "s1", "--ttl", "2h"]).out, "prt1.i.s.d\n");
+    let program: Value = serde_json::from_str(&fake.run_json(&["token", "create"]).out).unwrap();
+    assert_eq!(program["token"], "prt1.i.s.d");
+    let asked = fake.asked();
+    assert_eq!(asked[0].body, json!({ "segment": "s1", "uses": 1, "ttl_seconds": 7200, "roles": null }));
+    assert_eq!(asked[1].body["ttl_seconds"], 3600);
+}
+
+#[test]
+fn what_is_deleted_without_an_answer_is_named() {
+    let fake = Fake::start().answers("DELETE /api/v1/sites/www/checkpoints/old", 204, "");
+    let program = fake.run_json(&["checkpoint", "delete", "www", "old"]);
+    assert_eq!((program.code, program.out.as_str()), (0, "{\"deleted\":\"old\"}\n"));
+}
+
+#[test]
+fn a_ccm_that_is_not_there_is_named_with_what_to_do() {
+    let mut fake = Fake::start();
+    fake.stop();
+    let ended = fake.run(&["status"]);
+    assert_eq!(ended.code, 1, "{ended:?}");
+    assert!(ended.err.contains(&fake.url()) && ended.err.contains("is `pressrun ccm` running?"), "{ended:?}");
+}
+
+#[test]
+fn a_ccm_of_another_cluster_gets_no_token() {
+    let (fake, other) = (Fake::start(), Fake::start());
+    let ended = fake.run(&["status", "--ca", other.ca().to_str().unwrap()]);
+    assert_eq!(ended.code, 1, "{ended:?}");
+    assert!(ended.err.contains("is not the content control manager of this cluster"), "{ended:?}");
+    assert_eq!(fake.asked(), []);
+}
+
+#[test]
+fn a_server_of_the_cluster_that_plays_the_ccm_gets_no_token() {
+    let fake =
+        Fake::start_as("pressrun://server/0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f").answers("GET /api/v1/status", 200, "{}");
+    let ended = fake.run(&["status"]);
+    assert_eq!(ended.code, 1, "{ended:?}");
+    assert!(ended.err.contains("is not the content control manager of this cluster"), "{ended:?}");
+    assert_eq!(fake.asked(), []);
+}
+
+#[test]
+fn the_digest_of_the_root_document_is_enough_to_recognise_a_cluster() {
+    let fake = Fake::start();
+    let root = json!({ "cluster": "00", "ca": std::fs::read_to_string(fake.ca()).unwrap() }).to_string();
+    let fake = fake.answers("GET /api/v1/root", 200, &root).answers("GET /api/v1/status", 200, "{}");
+    let environment = [("PRESSRUN_CCM", fake.url()), ("PRESSRUN_TOKEN", "from-outside".to_owned())];
+    let environment = environment.each_ref().map(|(name, value)| (*name, value.as_str()));
+    let right = run(&["status", "--json", "--ca", &Digest::of(root.as_bytes()).to_string()], &environment);
+    assert_eq!((right.code, right.out.as_str()), (0, "{}\n"), "{right:?}");
+    let wrong = run(&["status", "--json", "--ca", &Digest::of(b"another").to_string()], &environment);
+    assert_eq!(wrong.code, 1, "{wrong:?}");
+    let tokens: Vec<String> = fake.asked().into_iter().map(|asked| asked.token).collect();
+    assert_eq!(tokens, ["", "from-outside", ""], "the document is asked for without the token");
+}
+
+#[test]
+fn nobody_to_ask_is_a_matter_of_usage() {
+    let ended = run(&["status"], &[]);
+    assert_eq!(ended.code, 2, "{ended:?}");
+    assert!(ended.err.contains("--data DIR") && ended.err.contains("PRESSRUN_CCM"), "{ended:?}");
+}
+
+#[test]
+fn an_answer_that_is_no_json_is_an_error_for_people() {
+    let fake = Fake::start().answers("GET /api/v1/status", 200, "<html>");
+    let ended = fake.run(&["status"]);
+    assert_eq!(ended.code, 1, "{ended:?}");
+    assert!(ended.err.contains("/api/v1/status"), "{ended:?}");
+}
+
+#[test]
+fn a_ccm_that_is_too_busy_is_asked_again() {
+    let fake =
+        Fake::start().answers(RUN, 503, &problem(503, "too many requests wait")).answers(RUN, 200, &finished("done"));
+    let ended = fake.run_json(&["run", "wait", "7"]);
+    assert_eq!(ended.code, 0, "{ended:?}");
+}
+
+#[test]
+fn waiting_ends_when_its_own_time_is_up_and_the_run_goes_on() {
+    let fake = Fake::start().answers("GET /api/v1/runs/7?wait=1", 200, &finished("running")).answers(
+        "GET /api/v1/runs/7?wait=0",
+        200,
+        &finished("running"),
+    );
+    let ended = fake.run_json(&["run", "wait", "7", "--timeout", "1s"]);
+    assert_eq!(ended.code, 7, "{ended:?}");
+    let told: Value = serde_json::from_str(&ended.err).unwrap();
+    assert_eq!(told["run"], 7);
+    assert!(fake.asked().iter().all(|asked| !asked.line.contains("cancel")));
+}
