@@ -140,10 +140,13 @@ pub(super) enum ContentError {
     BaseMismatch { expected: Version, found: Option<Version> },
     #[error("an inventory must describe the whole tree")]
     InventoryOfChange,
-    #[error("the live directory is not there")]
-    LiveMissing,
-    #[error("the live directory holds {example:?}, which was not published and which nobody asked to adopt")]
-    LiveNotEmpty { example: String },
+    #[error("the live directory {} does not exist; make it, or publish with --create-live", live.display())]
+    LiveMissing { live: PathBuf },
+    #[error(
+        "the live directory {} holds {example:?}, which was not published from here; publish with --adopt to take the directory over (the old tree is kept as the backup)",
+        live.display()
+    )]
+    LiveNotEmpty { live: PathBuf, example: String },
     #[error("the commands do not fit the tree they start from")]
     Apply(#[from] ApplyError),
     #[error("an exclude pattern cannot be used")]
@@ -162,7 +165,7 @@ pub(super) enum ContentError {
     ExcludedInTheWay { path: String },
     #[error("{path} is nowhere in the live or backup tree")]
     ContentMissing { path: ContentPath },
-    #[error("{needed} bytes are needed, {free} are free")]
+    #[error("not enough disk space: {needed} bytes are needed, {free} are free")]
     NoSpace { needed: u64, free: u64 },
     #[error("{needed} inodes are needed, {free} are free")]
     NoInodes { needed: u64, free: u64 },
@@ -215,7 +218,7 @@ impl ContentError {
             Self::Sequence { .. } => RefusalCode::Sequence,
             Self::Expired { .. } => RefusalCode::Expired,
             Self::BaseMismatch { .. } => RefusalCode::BaseMismatch,
-            Self::LiveMissing => RefusalCode::LiveMissing,
+            Self::LiveMissing { .. } => RefusalCode::LiveMissing,
             Self::LiveNotEmpty { .. } => RefusalCode::LiveNotEmpty,
             Self::Altered { .. } | Self::ExcludedInTheWay { .. } => RefusalCode::ResultMismatch,
             Self::ContentMissing { .. } => RefusalCode::ContentMissing,

@@ -133,6 +133,10 @@ impl SiteTrees {
         }
     }
 
+    fn live_missing(&self) -> ContentError {
+        ContentError::LiveMissing { live: self.live_path.clone() }
+    }
+
     fn try_handle<R: Read + Seek>(
         &mut self,
         assignment: R,

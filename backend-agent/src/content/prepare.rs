@@ -71,14 +71,14 @@ impl SiteTrees {
         let Some(live) = self.open_live()? else {
             return match header.base {
                 Base::Any if header.live.create => Ok(None),
-                Base::Any | Base::Version(_) => Err(ContentError::LiveMissing),
+                Base::Any | Base::Version(_) => Err(self.live_missing()),
             };
         };
         if self.body().live.version.is_none() && !header.live.adopt {
             let rule = Rule { exclude, manifest: &Manifest::default() };
             let first = first_entry(&live, &rule).map_err(ContentError::io("listing", self.live_path.display()))?;
             if let Some(example) = first {
-                return Err(ContentError::LiveNotEmpty { example });
+                return Err(ContentError::LiveNotEmpty { live: self.live_path.clone(), example });
             }
         }
         Ok(Some(live))
@@ -208,7 +208,7 @@ impl SiteTrees {
                 return Err(ContentError::BaseMismatch { expected, found });
             }
         }
-        let Some(live) = self.open_live()? else { return Err(ContentError::LiveMissing) };
+        let Some(live) = self.open_live()? else { return Err(self.live_missing()) };
         let place = if self.body().live.version == Some(header.result) {
             Place::Live
         } else {

@@ -83,7 +83,7 @@ impl SiteTrees {
         match (outgoing, staged.place) {
             (Some(outgoing), place) => Ok(Move::Exchange { place, incoming: staged.inode, outgoing }),
             (None, Place::Temp) => Ok(Move::Appear { incoming: staged.inode }),
-            (None, Place::Backup | Place::Live) => Err(ContentError::LiveMissing),
+            (None, Place::Backup | Place::Live) => Err(self.live_missing()),
         }
     }
 
@@ -130,7 +130,7 @@ impl SiteTrees {
         live: &Live,
         mut after: Body,
     ) -> Result<Outcome, ContentError> {
-        let Some(outgoing) = self.live_inode()? else { return Err(ContentError::LiveMissing) };
+        let Some(outgoing) = self.live_inode()? else { return Err(self.live_missing()) };
         let (step, version) = match (live.before, after.backup.take()) {
             (Before::Absent, _) => match self.empty_for_excluded(live)? {
                 Some(incoming) => {
@@ -201,7 +201,7 @@ impl SiteTrees {
                 let (manifest, patterns) = self.rule(version, &exclude)?;
                 let rule = Rule { exclude: &patterns, manifest: &manifest };
                 let (Some(live), Some(coming)) = (self.open_live()?, self.open_place(place)?) else {
-                    return Err(ContentError::LiveMissing);
+                    return Err(self.live_missing());
                 };
                 mirror(&live, &coming, &rule, &mut self.index, &mut mirrored)?
             }

@@ -209,6 +209,11 @@ impl Delivery {
         self.unanswered().next().is_none()
     }
 
+    /// The targets that have not answered, those that were given up included.
+    pub fn silent(&self) -> impl Iterator<Item = ServerId> {
+        self.targets.values().flatten().copied().filter(|server| !self.outcomes.contains_key(server))
+    }
+
     /// The targets that have not answered yet.
     pub fn unanswered(&self) -> impl Iterator<Item = ServerId> {
         self.targets.values().flatten().copied().filter(|server| !self.is_resolved(server))

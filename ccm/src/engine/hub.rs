@@ -74,7 +74,7 @@ pub struct Progress {
     pub outcomes: BTreeMap<ServerId, Outcome>,
     /// Sessions by segment, with whether they are over.
     pub sessions: BTreeMap<SegmentName, (SessionStats, bool)>,
-    /// Who has not answered.
+    /// Who has not answered, given up or not.
     pub unanswered: BTreeSet<ServerId>,
 }
 
@@ -209,7 +209,7 @@ impl Hub {
             answered: delivery.is_answered(),
             outcomes: delivery.outcomes().clone(),
             sessions: delivery.sessions().clone(),
-            unanswered: delivery.unanswered().collect(),
+            unanswered: delivery.silent().collect(),
         })
     }
 
