@@ -95,7 +95,7 @@ pub(crate) fn seconds(value: f64) -> String {
     } else if value < 99.95 {
         format!("{value:.1} s")
     } else {
-        format!("{:.0} s", value)
+        format!("{value:.0} s")
     }
 }
 

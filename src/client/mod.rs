@@ -284,7 +284,7 @@ impl Client {
         let path = format!("/api/v1{path}");
         let asking = async {
             let stream = self.connect().await?;
-            let body = body.map(|body| body.to_string()).unwrap_or_default();
+            let body = body.map(ToString::to_string).unwrap_or_default();
             let request = Request::builder()
                 .method(method)
                 .uri(&path)

@@ -204,12 +204,16 @@ impl Place {
             let path = data.join("ccm.address");
             parse(read_of_data(data, &path)?, path.display().to_string())
         };
-        let url = match (&args.ccm, flagged, env("PRESSRUN_CCM"), ambient) {
-            (Some(url), ..) => Some(url.clone()),
-            (None, Some(data), ..) => address_in(data)?,
-            (None, None, Some(text), _) => parse(text, "PRESSRUN_CCM".to_owned())?,
-            (None, None, None, Some(data)) => address_in(data)?,
-            (None, None, None, None) => None,
+        let url = if let Some(url) = &args.ccm {
+            Some(url.clone())
+        } else if let Some(data) = flagged {
+            address_in(data)?
+        } else if let Some(text) = env("PRESSRUN_CCM") {
+            parse(text, "PRESSRUN_CCM".to_owned())?
+        } else if let Some(data) = ambient {
+            address_in(data)?
+        } else {
+            None
         };
         let url = url.ok_or(PlaceError::NoAddress)?;
 
@@ -227,12 +231,16 @@ impl Place {
         let mut authorization = authorization.map_err(|_| PlaceError::BadToken { from })?;
         authorization.set_sensitive(true);
 
-        let anchor = match (&args.ca, flagged, env("PRESSRUN_CA"), ambient) {
-            (Some(text), ..) => anchor_named(text)?,
-            (None, Some(data), ..) => authority_in(data)?,
-            (None, None, Some(text), _) => anchor_named(&text)?,
-            (None, None, None, Some(data)) => authority_in(data)?,
-            (None, None, None, None) => return Err(PlaceError::NoAuthority),
+        let anchor = if let Some(text) = &args.ca {
+            anchor_named(text)?
+        } else if let Some(data) = flagged {
+            authority_in(data)?
+        } else if let Some(text) = env("PRESSRUN_CA") {
+            anchor_named(&text)?
+        } else if let Some(data) = ambient {
+            authority_in(data)?
+        } else {
+            return Err(PlaceError::NoAuthority);
         };
         Ok(Self { url, anchor, authorization })
     }

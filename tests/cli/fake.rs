@@ -1,5 +1,7 @@
 //! A content control manager that says what a test tells it to: real TLS, real HTTP, no content.
 
+#![allow(clippy::unwrap_used, reason = "a fixture: what goes wrong in it is a failed test")]
+
 use std::collections::{BTreeMap, VecDeque};
 use std::fs;
 use std::net::SocketAddr;
