@@ -76,6 +76,8 @@ pub enum EnrollError {
     /// The CCM refuses.
     #[error("the content control manager refuses this server: {detail}")]
     Refused {
+        /// The HTTP status.
+        status: u16,
         /// Its words.
         detail: String,
     },
@@ -279,7 +281,7 @@ async fn converse(
         Ok(problem) => problem.detail,
         Err(_) => format!("status {status}"),
     };
-    Err(EnrollError::Refused { detail })
+    Err(EnrollError::Refused { status: status.as_u16(), detail })
 }
 
 /// Takes any certificate: for the root document only, which is believed by its digest.

@@ -113,7 +113,10 @@ impl AgentCommandError {
     /// The exit code.
     pub(crate) fn exit(&self) -> Exit {
         match self {
-            Self::Run { source: AgentError::Enroll(EnrollError::Refused { .. }), .. } => Exit::NotAuthorised,
+            Self::Run { source: AgentError::Enroll(EnrollError::Refused { status: 401 | 403, .. }), .. } => {
+                Exit::NotAuthorised
+            }
+            Self::Run { source: AgentError::Enroll(EnrollError::Refused { status: 409, .. }), .. } => Exit::Conflict,
             Self::Run { .. } | Self::Signals(_) => Exit::Failed,
         }
     }

@@ -114,7 +114,7 @@ impl From<StoreError> for Problem {
             StoreError::Exists { thing, name } => Self::exists(*thing, name),
             StoreError::Unknown { thing, name } => Self::unknown(*thing, name),
             StoreError::Busy { run, .. } => {
-                let detail = format!("{error}; wait for it or cancel it with `pressrun cancel {run}`");
+                let detail = format!("{error}; wait for it or cancel it with `pressrun run cancel {run}`");
                 Self::new(StatusCode::CONFLICT, "busy", detail).with_run(Some(*run))
             }
             StoreError::RunIsFinal { run } => {
