@@ -273,7 +273,7 @@ where
     S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
 {
     let service = service_fn(|mut request: hyper::Request<Incoming>| {
-        let (door, identity) = (door.clone(), identity.clone());
+        let (door, identity) = (door.clone(), identity);
         request.extensions_mut().insert(axum::extract::ConnectInfo(peer));
         async move {
             let path = request.uri().path();

@@ -105,19 +105,19 @@ pub(crate) enum AgentCommandError {
         /// Its data directory.
         data: PathBuf,
         /// Why.
-        source: AgentError,
+        source: Box<AgentError>,
     },
 }
 
 impl AgentCommandError {
     /// The exit code.
     pub(crate) fn exit(&self) -> Exit {
-        match self {
-            Self::Run { source: AgentError::Enroll(EnrollError::Refused { status: 401 | 403, .. }), .. } => {
-                Exit::NotAuthorised
-            }
-            Self::Run { source: AgentError::Enroll(EnrollError::Refused { status: 409, .. }), .. } => Exit::Conflict,
-            Self::Run { .. } | Self::Signals(_) => Exit::Failed,
+        let Self::Run { source, .. } = self else { return Exit::Failed };
+        let AgentError::Enroll(EnrollError::Refused { status, .. }) = source.as_ref() else { return Exit::Failed };
+        match status {
+            401 | 403 => Exit::NotAuthorised,
+            409 => Exit::Conflict,
+            _ => Exit::Failed,
         }
     }
 }
@@ -127,7 +127,7 @@ pub(super) async fn run(args: Args) -> Result<Exit, CommandError> {
     let stop = stop::requested(args.stop_with_stdin).map_err(AgentCommandError::Signals)?;
     let config = Config::from(args);
     let data = config.data.clone();
-    agent::run(config, stop).await.map_err(|source| AgentCommandError::Run { data, source })?;
+    agent::run(config, stop).await.map_err(|source| AgentCommandError::Run { data, source: Box::new(source) })?;
     Ok(Exit::Done)
 }
 

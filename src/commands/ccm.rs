@@ -42,7 +42,7 @@ pub(crate) enum CcmCommandError {
         /// Its data directory.
         data: PathBuf,
         /// Why.
-        source: ccm::server::ServeError,
+        source: Box<ccm::server::ServeError>,
     },
 }
 
@@ -63,7 +63,7 @@ pub(super) async fn run(args: Args) -> Result<Exit, CommandError> {
     let data = config.data.clone();
     ccm::server::serve(config, |ready| announce(ready, json), stop)
         .await
-        .map_err(|source| CcmCommandError::Serve { data, source })?;
+        .map_err(|source| CcmCommandError::Serve { data, source: Box::new(source) })?;
     Ok(Exit::Done)
 }
 

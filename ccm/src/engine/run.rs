@@ -155,11 +155,10 @@ impl Execution {
         if !self.run.state.is_final() {
             self.end(state, message, &Effects::default());
         }
-        for assignment in [self.resume.inventory, self.resume.prepare, self.resume.commit, self.resume.undo] {
-            if let Some(number) = assignment {
-                self.engine.hub.finish(number);
-                self.engine.forget_object(number);
-            }
+        let Resume { inventory, prepare, commit, undo, .. } = self.resume;
+        for number in [inventory, prepare, commit, undo].into_iter().flatten() {
+            self.engine.hub.finish(number);
+            self.engine.forget_object(number);
         }
         self.engine.run_ended(self.run.run);
     }

@@ -243,9 +243,12 @@ async fn a_publish_prepares_commits_and_then_advances_the_view() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn without_enough_prepared_servers_nothing_is_committed_and_what_prepared_is_undone() {
     let fleet = Fleet::new(3);
-    fleet.behave(|server, header| match header.kind {
-        Kind::Prepare if server != self::server(1) => Some(refuse()),
-        _ => obedient(server, header),
+    fleet.behave(|server, header| {
+        if matches!(header.kind, Kind::Prepare if server != self::server(1)) {
+            Some(refuse())
+        } else {
+            obedient(server, header)
+        }
     });
     let run = fleet.end_of(fleet.publish().run).await;
     assert_eq!(run.state, RunState::Failed);
@@ -257,9 +260,12 @@ async fn without_enough_prepared_servers_nothing_is_committed_and_what_prepared_
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_commit_that_misses_its_quorum_is_undone_on_every_server() {
     let fleet = Fleet::new(3);
-    fleet.behave(|server, header| match header.kind {
-        Kind::Commit { .. } if server != self::server(1) => Some(refuse()),
-        _ => obedient(server, header),
+    fleet.behave(|server, header| {
+        if matches!(header.kind, Kind::Commit { .. } if server != self::server(1)) {
+            Some(refuse())
+        } else {
+            obedient(server, header)
+        }
     });
     let run = fleet.end_of(fleet.publish().run).await;
     assert_eq!(run.state, RunState::RolledBack);
@@ -270,9 +276,12 @@ async fn a_commit_that_misses_its_quorum_is_undone_on_every_server() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_failed_server_is_brought_up_to_date_by_a_run_of_its_own() {
     let fleet = Fleet::new(5);
-    fleet.behave(|server, header| match header.kind {
-        Kind::Prepare if server == self::server(5) && header.targets.len() > 1 => Some(refuse()),
-        _ => obedient(server, header),
+    fleet.behave(|server, header| {
+        if matches!(header.kind, Kind::Prepare if server == self::server(5) && header.targets.len() > 1) {
+            Some(refuse())
+        } else {
+            obedient(server, header)
+        }
     });
     let run = fleet.end_of(fleet.publish().run).await;
     assert_eq!(run.state, RunState::Partial);
@@ -358,10 +367,11 @@ async fn publishes_of_one_site_to_disjoint_groups_keep_views_of_their_own() {
 async fn a_run_goes_on_where_it_was_when_the_ccm_starts_again() {
     let fleet = Fleet::new(2);
     // Nobody answers the commit: the CCM dies with its decision on disk.
-    fleet.behave(|server, header| match header.kind {
-        Kind::Commit { .. } => None,
-        _ => obedient(server, header),
-    });
+    fleet.behave(
+        |server, header| {
+            if matches!(header.kind, Kind::Commit { .. }) { None } else { obedient(server, header) }
+        },
+    );
     let run = fleet.publish().run;
     let mut changes = fleet.engine.changes();
     tokio::time::timeout(Duration::from_secs(30), async {
