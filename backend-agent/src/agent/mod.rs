@@ -52,6 +52,8 @@ const DATAGRAMS_PER_TURN: usize = 256;
 const DATAGRAM_BYTES_MAX: usize = 65_536;
 /// Outcomes remembered to answer repeats.
 const HANDLED_MAX: usize = 256;
+/// Objects that an earlier process left behind are kept this long: a run may still be under way.
+const LEFT_OVER: Duration = Duration::from_secs(24 * 3600);
 /// How long an object is kept after it was applied: a new leader serves the others from it.
 const KEEP_APPLIED: Duration = Duration::from_secs(60);
 
@@ -244,6 +246,8 @@ impl Agent {
         let transfer_port = listener.local_addr().map_err(system("listening for other servers"))?.port();
 
         let objects = Arc::new(ObjectStore::open(config.data.join("objects"))?);
+        objects.clean_partials(LEFT_OVER)?;
+        objects.clean_complete(LEFT_OVER)?;
         let tls = transfer::tls::Identity::from_pem(&identity.certificate, &identity.key, &identity.ca)?;
         let client_tls = transfer::tls::client_config(Some(&tls), tls.authority(), &[])?;
         let fetcher = Arc::new(Fetcher::new(client_tls, objects.clone()));

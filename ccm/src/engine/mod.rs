@@ -2,12 +2,14 @@
 //!
 //! In reading order: what is asked for and refused ([`requests`]), which run may start when
 //! ([`schedule`]), one run's steps ([`run`]) and what it shows ([`record`]), the assignments it makes
-//! ([`order`]), their way over WAN and LAN ([`delivery`], [`wan`]), who is connected ([`hub`]), and
-//! what happens to servers that missed something ([`synchronize`]).
+//! ([`order`]), their way over WAN and LAN ([`delivery`], [`wan`]), who is connected ([`hub`]),
+//! what happens to servers that missed something ([`synchronize`]), and what is removed when
+//! ([`housekeeping`]).
 //!
 //! Absences: no HTTP, no TLS, no reading of trees.
 
 pub mod delivery;
+mod housekeeping;
 pub mod hub;
 pub mod operations;
 mod order;
@@ -23,7 +25,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::SystemTime;
 
 use common::exclude::Exclude;
@@ -58,6 +60,8 @@ pub struct Engine {
     changes: watch::Sender<u64>,
     wake: Notify,
     cancels: Mutex<BTreeMap<RunNumber, Arc<AtomicBool>>>,
+    /// Held for reading by scans, and for writing by whoever removes contents.
+    scanning: RwLock<()>,
     /// One scan of a site at a time: they share an index.
     scans: Mutex<BTreeMap<SiteName, Arc<Mutex<()>>>>,
 }
@@ -263,6 +267,7 @@ impl Engine {
             changes: watch::channel(0).0,
             wake: Notify::new(),
             cancels: Mutex::default(),
+            scanning: RwLock::default(),
             scans: Mutex::default(),
         }))
     }
@@ -271,6 +276,7 @@ impl Engine {
     pub fn start(self: &Arc<Self>) {
         tokio::spawn(schedule::run(self.clone()));
         tokio::spawn(synchronize::run(self.clone()));
+        tokio::spawn(housekeeping::run(self.clone()));
     }
 
     /// Wakes at every change of a run or of the fleet.
@@ -353,6 +359,7 @@ impl Engine {
     fn scan(&self, site: &Site, cancel: &AtomicBool) -> Result<Manifest, EngineError> {
         let guard = lock(&self.scans).entry(site.name.clone()).or_default().clone();
         let _one_at_a_time = lock(&guard);
+        let _contents_stay = self.scanning.read().unwrap_or_else(PoisonError::into_inner);
         let exclude =
             Exclude::new(&site.exclude).map_err(|source| EngineError::Exclude { site: site.name.clone(), source })?;
         let request = ScanRequest {

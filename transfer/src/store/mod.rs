@@ -493,6 +493,27 @@ impl ObjectStore {
         }
         Ok(removed)
     }
+
+    /// Removes complete objects that came here `older_than` ago or earlier: left over from work that
+    /// a crash cut off. The caller knows that nobody needs them. Gives the removed ones.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`].
+    pub fn clean_complete(&self, older_than: Duration) -> Result<Vec<Digest>, StoreError> {
+        let now = SystemTime::now();
+        let mut removed = Vec::new();
+        let candidates: Vec<Digest> = self.shared.lock().booked.keys().copied().collect();
+        for digest in candidates {
+            let Ok(modified) = fs::metadata(self.path(digest)).and_then(|metadata| metadata.modified()) else {
+                continue;
+            };
+            if now.duration_since(modified).is_ok_and(|age| age >= older_than) {
+                self.remove(digest)?;
+                removed.push(digest);
+            }
+        }
+        Ok(removed)
+    }
 }
 
 #[cfg(test)]

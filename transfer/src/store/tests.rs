@@ -255,3 +255,15 @@ fn only_old_partials_that_nobody_holds_are_cleaned_and_nobody_elses_files() {
     assert!(store.contains(Digest::of(&whole)));
     assert!(dir.path().join("notes.partial").exists());
 }
+
+#[test]
+fn left_over_objects_are_removed_by_age() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let store = ObjectStore::open(directory.path()).expect("opens");
+    let digest = store.put_bytes(b"left over").expect("kept");
+    assert_eq!(store.clean_complete(Duration::from_secs(3600)).expect("cleans"), []);
+    assert!(store.contains(digest));
+    assert_eq!(store.clean_complete(Duration::ZERO).expect("cleans"), [digest]);
+    assert!(!store.contains(digest));
+    assert_eq!(store.used_bytes(), 0);
+}
