@@ -8,7 +8,7 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::thread;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use common::assignment::{AssignmentReader, Limits};
 use common::ids::{ClusterId, ServerId, ServerName, SiteName};
@@ -20,6 +20,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::content::SiteTrees;
 use crate::identity::{IdentityError, write_private};
+
+/// How often an idle worker looks for what can go.
+const TIDY_INTERVAL: Duration = Duration::from_secs(60);
 
 /// An assignment whose object is here, complete and verified.
 #[derive(Debug)]
@@ -81,9 +84,22 @@ impl Worker {
         let states = sites.states();
         let (jobs, queue) = mpsc::channel::<Job>();
         let run = move || {
-            while let Ok(job) = queue.recv() {
+            let mut next = queue.recv().ok();
+            while let Some(job) = next {
                 let outcome = sites.apply(&job);
                 done(Done { ticket: job.ticket, outcome, states: sites.states() });
+                next = match queue.try_recv() {
+                    Ok(job) => Some(job),
+                    Err(mpsc::TryRecvError::Disconnected) => None,
+                    Err(mpsc::TryRecvError::Empty) => loop {
+                        sites.tidy();
+                        match queue.recv_timeout(TIDY_INTERVAL) {
+                            Ok(job) => break Some(job),
+                            Err(mpsc::RecvTimeoutError::Timeout) => {}
+                            Err(mpsc::RecvTimeoutError::Disconnected) => break None,
+                        }
+                    },
+                };
             }
         };
         thread::Builder::new().name("interpreter".to_owned()).spawn(run).map_err(|source| IdentityError::File {
@@ -131,6 +147,19 @@ impl Sites {
 
     fn states(&self) -> Vec<SiteState> {
         self.open.values().map(SiteTrees::state).collect()
+    }
+
+    /// Removes trees that nobody needs, and staged ones whose time is over.
+    fn tidy(&mut self) {
+        for (site, trees) in &mut self.open {
+            let dropped = trees.drop_expired(wall_time());
+            if let Ok(Some(assignment)) = dropped {
+                tracing::info!(%site, %assignment, "what was prepared was never decided upon and is dropped");
+            }
+            for refusal in [dropped.err(), trees.clean().err()].into_iter().flatten() {
+                tracing::warn!(%site, reason = refusal.reason, "what is not needed could not be removed");
+            }
+        }
     }
 
     /// The trees of a site, opened (and recovered, after a crash) at their first use.

@@ -93,7 +93,7 @@ async fn converse(
     }
     let segment = record.segment.clone();
     tracing::info!(%segment, leader = %record.name, software, "a group leader connected");
-    let (connection, mut queue) = engine.hub.connect(&segment, Leader { server, transfer_address });
+    let (connection, mut queue) = engine.hub.connect(Leader { server, transfer_address });
     let reading = async {
         let mut seen = Vec::new();
         loop {

@@ -152,7 +152,12 @@ pub async fn serve(
     let (notify, notifications) = mpsc::channel(1);
     // Nobody notifies the CCM: it is where notifications come from.
     drop(notifications);
-    let chunks = ChunkService { store: objects, may: Arc::new(|_: &Peer, _| true), notify };
+    let enrolled = store.clone();
+    let may = move |peer: &Peer, _| match peer {
+        Peer::Server(server) => matches!(enrolled.server(server), Ok(Some(_))),
+        Peer::Ccm => false,
+    };
+    let chunks = ChunkService { store: objects, may: Arc::new(may), notify };
     let state = ApiState::new(store, trust.clone(), Arc::new(Desk(engine.clone())), web_ui::asset);
     let plain = api::router(state.clone());
     let app = api::router(state.for_https());

@@ -337,7 +337,16 @@ impl Agent {
             let now = self.clock.now();
             match output {
                 election::Output::Send(message) => self.multicast(&Control::Election(message)),
-                election::Output::PersistEpoch(epoch) => persist_epoch(&self.config.data, epoch),
+                election::Output::PersistEpoch(epoch) => {
+                    if let Err(error) = persist_epoch(&self.config.data, epoch) {
+                        // A leader that forgets its epoch could lead under it twice.
+                        tracing::error!(
+                            error = chain(&error),
+                            "the epoch cannot be recorded; this server does not lead"
+                        );
+                        self.election.resign(now);
+                    }
+                }
                 election::Output::BecameLeader { epoch } => self.lead(epoch),
                 election::Output::Follows { leader, epoch } => {
                     tracing::info!(%leader, epoch, "follows a group leader");

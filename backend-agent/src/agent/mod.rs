@@ -513,8 +513,6 @@ fn read_epoch(data: &std::path::Path) -> u64 {
     std::fs::read_to_string(data.join(EPOCH_FILE)).ok().and_then(|text| text.trim().parse().ok()).unwrap_or(0)
 }
 
-fn persist_epoch(data: &std::path::Path, epoch: u64) {
-    if let Err(error) = write_private(&data.join(EPOCH_FILE), epoch.to_string().as_bytes()) {
-        tracing::error!(error = chain(&error), "the epoch could not be recorded");
-    }
+fn persist_epoch(data: &std::path::Path, epoch: u64) -> Result<(), IdentityError> {
+    write_private(&data.join(EPOCH_FILE), epoch.to_string().as_bytes())
 }

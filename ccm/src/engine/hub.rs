@@ -40,6 +40,8 @@ struct Link {
 struct State {
     connections: ConnectionId,
     links: BTreeMap<SegmentName, Link>,
+    /// Connections that have not said yet what they lead.
+    pending: BTreeMap<ConnectionId, Link>,
     deliveries: BTreeMap<AssignmentNumber, Delivery>,
     /// Since when a server that was online, or is waited for, is missing.
     missing_since: BTreeMap<ServerId, Instant>,
@@ -100,25 +102,24 @@ impl Hub {
         self.changes.subscribe()
     }
 
-    /// A leader connected. Returns its connection and what is to be written to it.
-    pub fn connect(&self, segment: &SegmentName, leader: Leader) -> (ConnectionId, mpsc::Receiver<ToLeader>) {
+    /// A leader connected. Returns its connection and what is to be written to it. It counts from its
+    /// first report of the segment on.
+    pub fn connect(&self, leader: Leader) -> (ConnectionId, mpsc::Receiver<ToLeader>) {
         let (queue, messages) = mpsc::channel(QUEUE_MAX);
         let mut state = self.lock();
         state.connections += 1;
         let connection = state.connections;
-        state.links.insert(segment.clone(), Link { connection, leader, queue, report: None });
+        state.pending.insert(connection, Link { connection, leader, queue, report: None });
         (connection, messages)
     }
 
     /// A connection ended. The segment has no leader until another connects.
     pub fn disconnect(&self, segment: &SegmentName, connection: ConnectionId) {
         let mut state = self.lock();
+        state.pending.remove(&connection);
         if state.links.get(segment).is_some_and(|link| link.connection == connection) {
-            let gone = state.links.remove(segment).and_then(|link| link.report);
-            let now = Instant::now();
-            for member in gone.into_iter().flat_map(|report| report.members) {
-                state.missing_since.entry(member.server).or_insert(now);
-            }
+            let gone = state.links.remove(segment);
+            state.note_missing(gone);
             let says = state.each_delivery(Delivery::leaders_changed);
             state.say(says);
         }
@@ -130,8 +131,13 @@ impl Hub {
     /// is no longer the segment's.
     pub fn heard(&self, segment: &SegmentName, connection: ConnectionId, message: &ToCcm) -> bool {
         let mut state = self.lock();
+        if let ToCcm::Segment(report) = message {
+            state.admit(segment, connection, report.epoch);
+        }
         if state.links.get(segment).is_none_or(|link| link.connection != connection) {
-            return false;
+            // Before its first report a connection counts for nothing; after another took its place
+            // it is to end.
+            return state.pending.contains_key(&connection);
         }
         let leaders = state.leaders();
         let says = match message {
@@ -289,6 +295,18 @@ impl State {
             .collect()
     }
 
+    /// A connection says what it leads: it takes the segment over unless a higher epoch has it.
+    fn admit(&mut self, segment: &SegmentName, connection: ConnectionId, epoch: u64) {
+        let Some(link) = self.pending.remove(&connection) else { return };
+        let held = self.links.get(segment).and_then(|held| held.report.as_ref()).map_or(0, |report| report.epoch);
+        if held > epoch {
+            tracing::warn!(%segment, epoch, held, "a leader that was replaced reports; it is not listened to");
+            return;
+        }
+        let before = self.links.insert(segment.clone(), link);
+        self.note_missing(before);
+    }
+
     fn deliveries_of(&mut self, object: common::digest::Digest) -> impl Iterator<Item = &mut Delivery> {
         self.deliveries.values_mut().filter(move |delivery| delivery.object() == object)
     }
@@ -327,8 +345,17 @@ impl State {
             if link.queue.try_send(message).is_err() {
                 tracing::warn!(%segment, "the leader does not read what it is told; disconnecting it");
                 // Dropping the queue ends the connection's task; the leader connects anew.
-                self.links.remove(&segment);
+                let dropped = self.links.remove(&segment);
+                self.note_missing(dropped);
             }
+        }
+    }
+
+    /// The members of a link that is gone are missing from now on, until somebody reports them.
+    fn note_missing(&mut self, gone: Option<Link>) {
+        let now = Instant::now();
+        for member in gone.and_then(|link| link.report).into_iter().flat_map(|report| report.members) {
+            self.missing_since.entry(member.server).or_insert(now);
         }
     }
 }

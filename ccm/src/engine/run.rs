@@ -39,6 +39,9 @@ const COMMIT_LIFE: Duration = Duration::from_secs(15);
 const UNDO_LIFE: Duration = Duration::from_secs(15);
 /// How long a run may take until its decision when its request says nothing.
 const DECISION_LIFE: Duration = Duration::from_secs(3600);
+/// Once the quorum has prepared, the others get as long again, and at least this. Ten seconds: longer
+/// than it takes to elect a leader, shorter than anybody wants to wait for one slow disk.
+const STRAGGLER_WAIT_MIN: Duration = Duration::from_secs(10);
 /// How often silence of servers, deadlines and cancellation are looked at.
 const TICK: Duration = Duration::from_millis(200);
 
@@ -441,7 +444,17 @@ impl Execution {
         self.recorder.start("wan", now());
         self.save();
         self.engine.send_out(number, self.wan())?;
-        let progress = self.wait(number, self.decision_life(), |progress| progress.answered).await?;
+        let begun = tokio::time::Instant::now();
+        let mut quorum_after: Option<Duration> = None;
+        let done = move |progress: &Progress| {
+            let prepared = progress.outcomes.values().filter(|outcome| matches!(outcome, Outcome::Prepared { .. }));
+            if prepared.count() >= quorum {
+                quorum_after.get_or_insert_with(|| begun.elapsed());
+            }
+            progress.answered
+                || quorum_after.is_some_and(|after| begun.elapsed() > after + after.max(STRAGGLER_WAIT_MIN))
+        };
+        let progress = self.wait(number, self.decision_life(), done).await?;
         let prepared: Vec<ServerId> = progress
             .outcomes
             .iter()
@@ -449,7 +462,13 @@ impl Execution {
             .map(|(server, _)| *server)
             .collect();
         for server in &progress.unanswered {
-            self.recorder.server(*server, "offline", Some("fell silent before it had prepared".into()));
+            let online = self.engine.hub.online().contains_key(server);
+            let (state, reason) = if online {
+                ("failed", "was slower than the others and was not waited for; it is synchronised after this run")
+            } else {
+                ("offline", "fell silent before it had prepared")
+            };
+            self.recorder.server(*server, state, Some(reason.into()));
         }
         for phase in ["wan", "multicast", "prepare"] {
             self.recorder.end_if_open(phase, now());
@@ -463,7 +482,7 @@ impl Execution {
         &mut self,
         number: AssignmentNumber,
         life: Duration,
-        done: impl Fn(&Progress) -> bool,
+        mut done: impl FnMut(&Progress) -> bool,
     ) -> Result<Progress, Stop> {
         let mut changes = self.engine.hub.changes();
         let deadline = tokio::time::Instant::now() + life;

@@ -111,7 +111,7 @@ impl Fleet {
     fn connect(&self, servers: u8) {
         let leader = Leader { server: server(1), transfer_address: SocketAddr::from(([127, 0, 0, 1], 2)) };
         let hub = self.engine.hub.clone();
-        let (connection, mut queue) = hub.connect(&segment(), leader);
+        let (connection, mut queue) = hub.connect(leader);
         let objects = self.engine.objects.clone();
         let keys = self.engine.trust.publish_keys();
         let (behaviour, orders) = (self.behaviour.clone(), self.orders.clone());
