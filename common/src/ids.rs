@@ -204,6 +204,10 @@ macro_rules! number_type {
 }
 
 number_type!(
+    /// A job: what somebody asked for. Counted per cluster from 1.
+    JobNumber
+);
+number_type!(
     /// A run: one execution of a job. Counted per cluster from 1.
     RunNumber
 );

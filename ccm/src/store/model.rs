@@ -1,7 +1,7 @@
 //! A run as the API shows it and as it is stored: one execution of a job.
 
 use common::digest::Version;
-use common::ids::{GroupName, RunNumber, SegmentName, ServerName, SiteName};
+use common::ids::{GroupName, JobNumber, RunNumber, SegmentName, ServerName, SiteName};
 use common::time::WallTime;
 use serde::{Deserialize, Serialize};
 
@@ -19,6 +19,19 @@ pub enum RunKind {
     Rollback,
     /// Back to a checkpoint.
     Restore,
+}
+
+impl RunKind {
+    /// As it is written.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Publish => "publish",
+            Self::Synchronize => "synchronize",
+            Self::Rollback => "rollback",
+            Self::Restore => "restore",
+        }
+    }
 }
 
 /// Where a run stands.
@@ -106,6 +119,8 @@ pub struct RunServer {
 pub struct Run {
     /// Its number.
     pub run: RunNumber,
+    /// The job it executes.
+    pub job: JobNumber,
     /// The hosted site.
     pub site: SiteName,
     /// The content group.
@@ -150,6 +165,8 @@ pub struct Run {
 pub struct RunSummary {
     /// Its number.
     pub run: RunNumber,
+    /// The job it executes.
+    pub job: JobNumber,
     /// The hosted site.
     pub site: SiteName,
     /// The content group.
@@ -177,6 +194,7 @@ impl From<&Run> for RunSummary {
     fn from(run: &Run) -> Self {
         Self {
             run: run.run,
+            job: run.job,
             site: run.site.clone(),
             group: run.group.clone(),
             kind: run.kind,

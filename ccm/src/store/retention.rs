@@ -50,6 +50,7 @@ impl Store {
                 params![retention.runs_max],
             )
             .doing(DOING)?;
+            tx.execute("DELETE FROM jobs WHERE number NOT IN (SELECT job FROM runs)", params![]).doing(DOING)?;
             tx.execute("DELETE FROM sessions WHERE expires <= ?1", params![integer(now.0)]).doing(DOING)?;
             tx.execute("DELETE FROM api_tokens WHERE expires <= ?1", params![integer(now.0)]).doing(DOING)?;
             tx.execute("DELETE FROM join_tokens WHERE expires <= ?1", params![integer(spent)]).doing(DOING)?;

@@ -1,7 +1,7 @@
 //! Runs: asked for, taken up again after a restart, finished in one transaction.
 
 use common::digest::Version;
-use common::ids::{AssignmentNumber, GroupName, RunNumber, ServerId, SiteName};
+use common::ids::{AssignmentNumber, GroupName, JobNumber, RunNumber, ServerId, SiteName};
 use common::time::WallTime;
 use rusqlite::{OptionalExtension as _, Transaction, params};
 use serde_json::Value;
@@ -41,7 +41,7 @@ pub struct Effects {
 }
 
 impl Store {
-    /// Accepts a run: queued and durable when this returns.
+    /// Accepts a job to be done once, and its run: queued and durable when this returns.
     ///
     /// # Errors
     /// [`StoreError::Unknown`] when the site is.
@@ -57,15 +57,22 @@ impl Store {
         let request = to_json("the run's request", request)?;
         self.transaction("accepting a run", |tx| {
             require_site(tx, site)?;
+            tx.execute(
+                "INSERT INTO jobs (site, content_group, kind, request, created) VALUES (?1, ?2, ?3, ?4, ?5)",
+                params![site.as_str(), group.as_str(), kind.as_str(), request, integer(now.0)],
+            )
+            .doing("accepting a job")?;
+            let job = JobNumber(tx.last_insert_rowid().unsigned_abs());
             // The document holds the number, which the row has only once it is there.
             tx.execute(
-                "INSERT INTO runs (site, content_group, final, document, request) VALUES (?1, ?2, 0, '', ?3)",
-                params![site.as_str(), group.as_str(), request],
+                "INSERT INTO runs (job, site, content_group, final, document) VALUES (?1, ?2, ?3, 0, '')",
+                params![integer(job.0), site.as_str(), group.as_str()],
             )
             .doing("accepting a run")?;
             let number = RunNumber(tx.last_insert_rowid().unsigned_abs());
             let run = Run {
                 run: number,
+                job,
                 site: site.clone(),
                 group: group.clone(),
                 kind,
@@ -112,7 +119,11 @@ impl Store {
     /// [`StoreError::Sql`].
     pub fn run_request(&self, number: RunNumber) -> Result<Option<Value>, StoreError> {
         self.lock()
-            .query_row("SELECT request FROM runs WHERE number = ?1", params![integer(number.0)], |row| json(row, 0))
+            .query_row(
+                "SELECT request FROM jobs JOIN runs ON job = jobs.number WHERE runs.number = ?1",
+                params![integer(number.0)],
+                |row| json(row, 0),
+            )
             .optional()
             .doing("reading a run's request")
     }
@@ -141,7 +152,7 @@ impl Store {
     pub fn unfinished_runs(&self) -> Result<Vec<(Run, Value, Option<Value>)>, StoreError> {
         let connection = self.lock();
         let mut statement = connection
-            .prepare_cached("SELECT document, request, resume FROM runs WHERE final = 0 ORDER BY number")
+            .prepare_cached("SELECT document, request, resume FROM runs JOIN jobs ON job = jobs.number WHERE final = 0 ORDER BY runs.number")
             .doing("reading the unfinished runs")?;
         let rows = statement
             .query_map([], |row| Ok((json(row, 0)?, json(row, 1)?, json_option(row, 2)?)))

@@ -69,19 +69,29 @@ CREATE TABLE wanted (
     PRIMARY KEY (site, server)
 ) STRICT;
 
--- History: outlives the site.
+-- What was asked for. A run is one execution of it. History: outlives the site.
+CREATE TABLE jobs (
+    number        INTEGER PRIMARY KEY AUTOINCREMENT,
+    site          TEXT NOT NULL,
+    content_group TEXT NOT NULL,
+    kind          TEXT NOT NULL,
+    request       TEXT NOT NULL,
+    created       INTEGER NOT NULL
+) STRICT;
+
 CREATE TABLE runs (
     number        INTEGER PRIMARY KEY AUTOINCREMENT,
+    job           INTEGER NOT NULL REFERENCES jobs (number),
     site          TEXT NOT NULL,
     content_group TEXT NOT NULL,
     final         INTEGER NOT NULL,
     cancel        INTEGER NOT NULL DEFAULT 0,
     document      TEXT NOT NULL,
-    request       TEXT NOT NULL,
     resume        TEXT
 ) STRICT;
 CREATE INDEX runs_unfinished ON runs (number) WHERE final = 0;
 CREATE INDEX runs_of_site ON runs (site, number);
+CREATE INDEX runs_of_job ON runs (job);
 
 CREATE TABLE run_servers (
     run    INTEGER NOT NULL REFERENCES runs (number) ON DELETE CASCADE,
