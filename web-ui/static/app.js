@@ -21,19 +21,23 @@ class Silence extends Error {
   }
 }
 
+// How long an answer to a question may take. Orders may take longer: trees are read for them.
+const ANSWER_MILLIS = 15_000;
+
 async function api(method, path, body) {
-  let response;
+  let response, text;
   try {
     response = await fetch(`/api/v1${path}`, {
       method,
       credentials: "same-origin",
+      signal: method === "GET" ? AbortSignal.timeout(ANSWER_MILLIS) : undefined,
       headers: body === undefined ? {} : { "Content-Type": "application/json" },
       body: body === undefined ? undefined : JSON.stringify(body),
     });
+    text = await response.text();
   } catch {
     throw new Silence();
   }
-  const text = await response.text();
   let answer = {};
   try {
     answer = text ? JSON.parse(text) : {};
@@ -417,11 +421,13 @@ async function cancelRun(number) {
 const SILENCE_MILLIS = 2500;
 const RETRY_MILLIS = 3000;
 
-// Not everything that is shown is an event: free space, for one.
-const REFRESH_MILLIS = 60_000;
+// Not everything that is shown is an event: free space, for one. And a stream whose other end hangs
+// is as quiet as one on which nothing happens.
+const REFRESH_MILLIS = 30_000;
 
 let events = null;
 let silence = null;
+let retry = null;
 let refreshing = null;
 let again = false;
 
@@ -487,10 +493,17 @@ function refresh() {
 async function look() {
   try {
     await load();
+    if (events?.readyState === EventSource.OPEN) heard();
   } catch (error) {
     if (!state.user) return;
     if (error.status === 401) showLogin("The session is over. Log in again.");
-    else if (error instanceof Silence) unheard();
+    else if (error instanceof Silence) {
+      unheard();
+      retry ??= setTimeout(() => {
+        retry = null;
+        if (state.user) refresh();
+      }, RETRY_MILLIS);
+    }
     else tell(error.message);
   }
 }
