@@ -102,6 +102,9 @@ function stateMark(word) {
 const plain = (word) => String(word).replaceAll("-", " ");
 const sentence = (text) => text.charAt(0).toUpperCase() + text.slice(1);
 
+// Sentences name commands between backticks.
+const prose = (text) => sentence(text).split("`").map((part, index) => (index % 2 ? element("code", null, part) : part));
+
 // A path may be broken after its slashes.
 const path = (text) => element("span", { class: "mono" }, text.split(/(?<=\/)/).flatMap((part) => [part, element("wbr")]));
 
@@ -166,7 +169,7 @@ function showLogin(message) {
   document.getElementById("top").hidden = true;
   const user = element("input", { name: "user", autocomplete: "username", required: true, autocapitalize: "none", spellcheck: "false", value: "admin" });
   const password = element("input", { name: "password", type: "password", autocomplete: "current-password", required: true });
-  const wrong = element("p", { class: "wrong", role: "alert" }, sentence(message));
+  const wrong = element("p", { class: "wrong", role: "alert" }, prose(message));
   const button = element("button", { class: "primary", type: "submit" }, "Log in");
   const form = element("form", { class: "panel login" },
     element("img", { src: "/favicon.svg", alt: "", width: 40, height: 40 }),
@@ -180,7 +183,7 @@ function showLogin(message) {
       state.user = await api("POST", "/login", { user: user.value, password: password.value });
       await begin();
     } catch (error) {
-      wrong.textContent = sentence(error.message);
+      wrong.replaceChildren(...prose(error.message));
       password.value = "";
       password.focus();
     } finally {
@@ -223,7 +226,7 @@ function siteCard(site) {
 function runRows(runs) {
   return runs.map((run) => [
     element("a", { href: `#/runs/${run.run}`, "data-key": `run ${run.run}`, "aria-label": `Run ${run.run}` }, run.run), plain(run.kind), `${run.site} · ${run.group}`,
-    stateMark(run.state), time(run.created), duration(run.seconds), run.message ?? "",
+    stateMark(run.state), time(run.created), duration(run.seconds), run.message ? prose(run.message) : "",
   ]);
 }
 
@@ -244,7 +247,7 @@ function fleet() {
     }
   }
   return panel("Fleet", count(state.servers.length, "server", "servers"),
-    rows.length ? table("Fleet", columns, rows) : element("p", { class: "empty" }, "No server has joined yet. The command `pressrun token create` makes a token to join with."));
+    rows.length ? table("Fleet", columns, rows) : element("p", { class: "empty" }, prose("No server has joined yet. The command `pressrun token create` makes a token to join with.")));
 }
 
 function showOverview() {
@@ -253,7 +256,7 @@ function showOverview() {
   const sites = state.sites.length
     ? element("div", { class: "sites" }, state.sites.map(siteCard))
     : element("section", { class: "panel" }, element("header", null, element("h2", null, "Sites")),
-      element("p", { class: "empty" }, "There are no sites yet. The command `pressrun site create` makes one."));
+      element("p", { class: "empty" }, prose("There are no sites yet. The command `pressrun site create` makes one.")));
   show(element("h1", null, "Overview"), sites,
     panel("Runs", "newest first", state.runs.length ? table("Runs", columns, runRows(state.runs)) : element("p", { class: "empty" }, "There have been no runs.")),
     fleet());
@@ -288,15 +291,15 @@ function showRun() {
   document.title = `Run ${run.run}: ${plain(run.state)} – Pressrun`;
   const segments = (run.segments ?? []).map((it) => [it.segment, it.leader ?? "–", stateMark(it.state), bytes(it.sent_bytes), it.passes, it.repaired]);
   const listed = byTrouble(run.servers ?? []);
-  const servers = listed.map((it) => [it.server, it.segment, stateMark(it.state), it.reason ?? ""]);
+  const servers = listed.map((it) => [it.server, it.segment, stateMark(it.state), it.reason ? prose(it.reason) : ""]);
   const cancel = isOver(run) || state.user?.role === "viewer" ? null : element("div", { class: "buttons" },
     element("button", { type: "button", "data-key": "cancel", click: () => cancelRun(run.run) }, "Cancel this run"));
   const base = run.base ? [version(run.base), " → ", version(run.result)] : [version(run.result), " (the first)"];
   show(
     element("p", { class: "back" }, element("a", { href: "#/", "data-key": "back" }, "‹ Overview")),
     element("div", { class: "title" }, element("h1", null, `Run ${run.run}: ${plain(run.kind)} of ${run.site}`), stateMark(run.state), cancel),
-    run.message ? element("p", { class: "lead" }, sentence(run.message)) : null,
-    run.warnings?.length ? element("ul", { class: "panel warnings", "aria-label": "Warnings" }, run.warnings.map((text) => element("li", null, text))) : null,
+    run.message ? element("p", { class: "lead" }, prose(run.message)) : null,
+    run.warnings?.length ? element("ul", { class: "panel warnings", "aria-label": "Warnings" }, run.warnings.map((text) => element("li", null, prose(text)))) : null,
     element("dl", { class: "panel strip" },
       fact("Content group", run.group),
       fact("Version", base),
@@ -351,7 +354,7 @@ function confirmed(title, text, yes, more) {
 }
 
 function tell(text) {
-  document.getElementById("failure-text").textContent = text ? sentence(text) : "";
+  document.getElementById("failure-text").replaceChildren(...prose(text));
   document.getElementById("failure").hidden = !text;
 }
 
@@ -391,7 +394,7 @@ async function compare(site, group, place, signal) {
   try {
     found = differences(await api("POST", `/sites/${encodeURIComponent(site)}/diff`, { group, text: false }));
   } catch (error) {
-    found = [element("p", { class: "wrong" }, sentence(error.message))];
+    found = [element("p", { class: "wrong" }, prose(error.message))];
   }
   if (!signal.aborted) place.replaceChildren(...found);
 }
@@ -547,6 +550,8 @@ window.addEventListener("hashchange", async () => {
   if (!state.user) return;
   tell("");
   await refresh();
+  // The session may have been over.
+  if (!state.user) return;
   main.focus({ preventScroll: true });
   window.scrollTo(0, 0);
 });
