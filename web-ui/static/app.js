@@ -158,9 +158,9 @@ function fact(name, ...value) {
 function showRun() {
   const run = state.run;
   document.title = `Run ${run.run}: ${plain(run.state)} – Pressrun`;
-  const segments = (run.segments ?? []).map((it) => [it.segment, it.leader ?? "–", stateMark(it.state), bytes(it.sent_bytes), it.passes, it.repaired]);
+  const segments = (run.segments ?? []).map((it) => [it.segment, it.leader ?? "–", stateMark(it.state, isOver(run)), bytes(it.sent_bytes), it.passes, it.repaired]);
   const listed = byTrouble(run.servers ?? []);
-  const servers = listed.map((it) => [it.server, it.segment, stateMark(it.state), it.reason ? prose(it.reason) : ""]);
+  const servers = listed.map((it) => [it.server, it.segment, stateMark(it.state, isOver(run)), it.reason ? prose(it.reason) : ""]);
   const cancel = isOver(run) || state.user?.role === "viewer" ? null : element("div", { class: "buttons" },
     element("button", { type: "button", "data-key": "cancel", click: () => cancelRun(run.run) }, "Cancel this run"));
   const base = run.base ? [version(run.base), " → ", version(run.result)] : [version(run.result), " (the first)"];

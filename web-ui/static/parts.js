@@ -89,8 +89,10 @@ export const KINDS = {
   bad: ["failed", "offline", "timeout", "refused"],
 };
 
-export function stateMark(word) {
-  const kind = Object.keys(KINDS).find((kind) => KINDS[kind].includes(word)) ?? "";
+// Where something stands; what is over is not busy, whatever it was busy with.
+export function stateMark(word, over = false) {
+  const found = Object.keys(KINDS).find((kind) => KINDS[kind].includes(word)) ?? "";
+  const kind = over && found === "busy" ? "" : found;
   return element("span", { class: `state ${kind}` }, plain(word ?? "unknown"));
 }
 
