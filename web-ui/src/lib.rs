@@ -1,6 +1,6 @@
 //! The administrator's console: its files, built into the program.
 //!
-//! The files are plain HTML, CSS and one JavaScript module, as they are in `static/`. The console is
+//! The files are plain HTML, CSS and JavaScript modules, as they are in `static/`. The console is
 //! a client of the API and can do nothing that the API cannot.
 //!
 //! Absences: no inline script or style and nothing from another host, so that the strictest content
@@ -74,6 +74,13 @@ mod tests {
             .filter(|reference| !reference.starts_with('#'))
             .collect();
         assert!(references.len() >= 3, "{references:?}");
+        let script = text("assets/app.js");
+        let imports: Vec<&str> = script.split("from \"").skip(1).filter_map(|rest| rest.split('"').next()).collect();
+        assert!(!imports.is_empty(), "the script is in parts");
+        for import in imports {
+            let name = import.strip_prefix("./").unwrap_or_else(|| panic!("{import} is not beside the script"));
+            assert!(asset(&format!("assets/{name}")).is_some(), "{import}");
+        }
         for reference in references {
             let path = reference.strip_prefix('/').unwrap_or_else(|| panic!("{reference} is of another host"));
             assert!(asset(path).is_some(), "{reference}");
@@ -92,7 +99,8 @@ mod tests {
 
     #[test]
     fn no_text_of_somebody_else_becomes_markup() {
-        let script = text("assets/app.js");
+        let script: String = Files::iter().filter(|name| name.ends_with(".js")).map(|name| text(&name)).collect();
+        assert!(script.contains("createTextNode"), "all of the scripts are looked at");
         for way in [
             "innerHTML",
             "outerHTML",

@@ -1,143 +1,15 @@
 // The administrator's console. A client of the API at /api/v1 and nothing more.
 //
-// In reading order: asking the API, making elements, words for numbers, the views, following
-// events, and where the address bar leads. Text of others is only ever set as text.
+// In reading order: the views, orders, following events, and where the address bar leads. What all
+// of them are made of is in parts.js. Text of others is only ever set as text.
+
+import {
+  api, bytes, count, duration, element, get, isOver, items, KINDS, panel, path, plain, prose,
+  sentence, Silence, stateMark, table, time, version,
+} from "./parts.js";
 
 const main = document.getElementById("main");
 const state = { user: null, status: null, servers: [], segments: [], sites: [], runs: [], run: null };
-
-// --- Asking the API
-
-class Refusal extends Error {
-  constructor(status, problem) {
-    super(problem.detail || problem.title || `The content control manager answered with ${status}.`);
-    this.status = status;
-  }
-}
-
-class Silence extends Error {
-  constructor() {
-    super("The content control manager does not answer.");
-  }
-}
-
-// How long an answer to a question may take. Orders may take longer: trees are read for them.
-const ANSWER_MILLIS = 15_000;
-
-async function api(method, path, body) {
-  let response, text;
-  try {
-    response = await fetch(`/api/v1${path}`, {
-      method,
-      credentials: "same-origin",
-      signal: method === "GET" ? AbortSignal.timeout(ANSWER_MILLIS) : undefined,
-      headers: body === undefined ? {} : { "Content-Type": "application/json" },
-      body: body === undefined ? undefined : JSON.stringify(body),
-    });
-    text = await response.text();
-  } catch {
-    throw new Silence();
-  }
-  let answer = {};
-  try {
-    answer = text ? JSON.parse(text) : {};
-  } catch {
-    if (response.ok) throw new Error("The answer cannot be read.");
-  }
-  if (!response.ok) throw new Refusal(response.status, answer);
-  return answer;
-}
-
-const get = (path) => api("GET", path);
-const items = async (path) => (await get(path)).items ?? [];
-
-// --- Making elements
-
-function element(name, attributes, ...children) {
-  const made = document.createElement(name);
-  for (const [key, value] of Object.entries(attributes ?? {})) {
-    if (key === "click") made.addEventListener("click", value);
-    else if (value === true) made.setAttribute(key, "");
-    else if (value !== false && value !== null && value !== undefined) made.setAttribute(key, String(value));
-  }
-  for (const child of children.flat()) {
-    if (child === null || child === undefined || child === false) continue;
-    made.append(child instanceof Node ? child : document.createTextNode(String(child)));
-  }
-  return made;
-}
-
-// Columns are a heading and classes. In a narrow window rows are stacked (see the sheet): roles keep
-// it a table there, and cells of the class "labelled" show their heading.
-function table(label, columns, rows) {
-  const head = ([title, kind]) => element("th", { scope: "col", role: "columnheader", class: kind }, title);
-  const cell = (content, index) => {
-    const [title, kind] = columns[index];
-    const nothing = content === "" || content === "–";
-    return element("td", { role: "cell", class: [kind, nothing && "nothing"].filter(Boolean).join(" ") || null, "data-label": title }, content);
-  };
-  const line = (row) => (row instanceof Node ? row : element("tr", { role: "row" }, row.map(cell)));
-  return element("div", { class: "scroll", role: "region", "aria-label": label },
-    element("table", { role: "table" }, element("thead", { role: "rowgroup" }, element("tr", { role: "row" }, columns.map(head))),
-      element("tbody", { role: "rowgroup" }, rows.map(line))));
-}
-
-function panel(title, note, ...content) {
-  const header = element("header", null, element("h2", null, title), note ? element("span", { class: "muted" }, note) : null);
-  return element("section", { class: "panel", "aria-label": title }, header, ...content);
-}
-
-const KINDS = {
-  good: ["online", "done", "committed", "complete", "finished"],
-  busy: ["running", "queued", "waiting", "received", "receiving", "prepared", "sending", "preparing", "committing"],
-  warn: ["stale", "partial", "undone", "rolled-back", "cancelled"],
-  bad: ["failed", "offline", "timeout", "refused"],
-};
-
-function stateMark(word) {
-  const kind = Object.keys(KINDS).find((kind) => KINDS[kind].includes(word)) ?? "";
-  return element("span", { class: `state ${kind}` }, plain(word ?? "unknown"));
-}
-
-const plain = (word) => String(word).replaceAll("-", " ");
-const sentence = (text) => text.charAt(0).toUpperCase() + text.slice(1);
-
-// A path may be broken after its slashes.
-const path = (text) => element("span", { class: "mono" }, text.split(/(?<=\/)/).flatMap((part) => [part, element("wbr")]));
-
-// --- Words for numbers
-
-function bytes(count) {
-  if (count === null || count === undefined) return "–";
-  let value = count;
-  for (const unit of ["B", "KB", "MB", "GB", "TB"]) {
-    if (value < 999.5 || unit === "TB") return `${value < 9.95 && unit !== "B" ? value.toFixed(1) : Math.round(value)} ${unit}`;
-    value /= 1000;
-  }
-  return "";
-}
-
-function duration(seconds) {
-  if (seconds === null || seconds === undefined) return "–";
-  if (seconds < 0.001) return "< 1 ms";
-  if (seconds < 0.9995) return `${Math.round(seconds * 1000)} ms`;
-  return seconds < 99.95 ? `${seconds.toFixed(1)} s` : `${Math.round(seconds)} s`;
-}
-
-const clock = new Intl.DateTimeFormat(undefined, { timeStyle: "medium" });
-const calendar = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "short" });
-const exact = new Intl.DateTimeFormat(undefined, { dateStyle: "full", timeStyle: "long" });
-
-function time(text) {
-  const date = new Date(text ?? "");
-  if (Number.isNaN(date.getTime())) return "–";
-  const today = date.toDateString() === new Date().toDateString();
-  return element("time", { datetime: text, title: exact.format(date) }, (today ? clock : calendar).format(date));
-}
-
-const version = (text) => (text ? element("span", { class: "mono", title: text }, text.slice(0, 8)) : "–");
-const isOver = (run) => !["queued", "running"].includes(run.state);
-const count = (number, one, many) => `${number} ${number === 1 ? one : many}`;
 
 // --- Views
 
@@ -166,7 +38,7 @@ function showLogin(message) {
   document.getElementById("top").hidden = true;
   const user = element("input", { name: "user", autocomplete: "username", required: true, autocapitalize: "none", spellcheck: "false", value: "admin" });
   const password = element("input", { name: "password", type: "password", autocomplete: "current-password", required: true });
-  const wrong = element("p", { class: "wrong", role: "alert" }, sentence(message));
+  const wrong = element("p", { class: "wrong", role: "alert" }, prose(message));
   const button = element("button", { class: "primary", type: "submit" }, "Log in");
   const form = element("form", { class: "panel login" },
     element("img", { src: "/favicon.svg", alt: "", width: 40, height: 40 }),
@@ -180,7 +52,7 @@ function showLogin(message) {
       state.user = await api("POST", "/login", { user: user.value, password: password.value });
       await begin();
     } catch (error) {
-      wrong.textContent = sentence(error.message);
+      wrong.replaceChildren(...prose(error.message));
       password.value = "";
       password.focus();
     } finally {
@@ -223,7 +95,7 @@ function siteCard(site) {
 function runRows(runs) {
   return runs.map((run) => [
     element("a", { href: `#/runs/${run.run}`, "data-key": `run ${run.run}`, "aria-label": `Run ${run.run}` }, run.run), plain(run.kind), `${run.site} · ${run.group}`,
-    stateMark(run.state), time(run.created), duration(run.seconds), run.message ?? "",
+    stateMark(run.state), time(run.created), duration(run.seconds), run.message ? prose(run.message) : "",
   ]);
 }
 
@@ -244,7 +116,7 @@ function fleet() {
     }
   }
   return panel("Fleet", count(state.servers.length, "server", "servers"),
-    rows.length ? table("Fleet", columns, rows) : element("p", { class: "empty" }, "No server has joined yet. The command `pressrun token create` makes a token to join with."));
+    rows.length ? table("Fleet", columns, rows) : element("p", { class: "empty" }, prose("No server has joined yet. The command `pressrun token create` makes a token to join with.")));
 }
 
 function showOverview() {
@@ -253,7 +125,7 @@ function showOverview() {
   const sites = state.sites.length
     ? element("div", { class: "sites" }, state.sites.map(siteCard))
     : element("section", { class: "panel" }, element("header", null, element("h2", null, "Sites")),
-      element("p", { class: "empty" }, "There are no sites yet. The command `pressrun site create` makes one."));
+      element("p", { class: "empty" }, prose("There are no sites yet. The command `pressrun site create` makes one.")));
   show(element("h1", null, "Overview"), sites,
     panel("Runs", "newest first", state.runs.length ? table("Runs", columns, runRows(state.runs)) : element("p", { class: "empty" }, "There have been no runs.")),
     fleet());
@@ -286,17 +158,17 @@ function fact(name, ...value) {
 function showRun() {
   const run = state.run;
   document.title = `Run ${run.run}: ${plain(run.state)} – Pressrun`;
-  const segments = (run.segments ?? []).map((it) => [it.segment, it.leader ?? "–", stateMark(it.state), bytes(it.sent_bytes), it.passes, it.repaired]);
+  const segments = (run.segments ?? []).map((it) => [it.segment, it.leader ?? "–", stateMark(it.state, isOver(run)), bytes(it.sent_bytes), it.passes, it.repaired]);
   const listed = byTrouble(run.servers ?? []);
-  const servers = listed.map((it) => [it.server, it.segment, stateMark(it.state), it.reason ?? ""]);
+  const servers = listed.map((it) => [it.server, it.segment, stateMark(it.state, isOver(run)), it.reason ? prose(it.reason) : ""]);
   const cancel = isOver(run) || state.user?.role === "viewer" ? null : element("div", { class: "buttons" },
     element("button", { type: "button", "data-key": "cancel", click: () => cancelRun(run.run) }, "Cancel this run"));
   const base = run.base ? [version(run.base), " → ", version(run.result)] : [version(run.result), " (the first)"];
   show(
     element("p", { class: "back" }, element("a", { href: "#/", "data-key": "back" }, "‹ Overview")),
     element("div", { class: "title" }, element("h1", null, `Run ${run.run}: ${plain(run.kind)} of ${run.site}`), stateMark(run.state), cancel),
-    run.message ? element("p", { class: "lead" }, sentence(run.message)) : null,
-    run.warnings?.length ? element("ul", { class: "panel warnings", "aria-label": "Warnings" }, run.warnings.map((text) => element("li", null, text))) : null,
+    run.message ? element("p", { class: "lead" }, prose(run.message)) : null,
+    run.warnings?.length ? element("ul", { class: "panel warnings", "aria-label": "Warnings" }, run.warnings.map((text) => element("li", null, prose(text)))) : null,
     element("dl", { class: "panel strip" },
       fact("Content group", run.group),
       fact("Version", base),
@@ -351,7 +223,7 @@ function confirmed(title, text, yes, more) {
 }
 
 function tell(text) {
-  document.getElementById("failure-text").textContent = text ? sentence(text) : "";
+  document.getElementById("failure-text").replaceChildren(...prose(text));
   document.getElementById("failure").hidden = !text;
 }
 
@@ -391,7 +263,7 @@ async function compare(site, group, place, signal) {
   try {
     found = differences(await api("POST", `/sites/${encodeURIComponent(site)}/diff`, { group, text: false }));
   } catch (error) {
-    found = [element("p", { class: "wrong" }, sentence(error.message))];
+    found = [element("p", { class: "wrong" }, prose(error.message))];
   }
   if (!signal.aborted) place.replaceChildren(...found);
 }
@@ -547,6 +419,8 @@ window.addEventListener("hashchange", async () => {
   if (!state.user) return;
   tell("");
   await refresh();
+  // The session may have been over.
+  if (!state.user) return;
   main.focus({ preventScroll: true });
   window.scrollTo(0, 0);
 });
