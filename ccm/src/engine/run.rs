@@ -619,7 +619,7 @@ impl Execution {
             }
         };
         let (state, message) = if everybody {
-            (RunState::Done, format!("live on {} servers", committed.len()))
+            (RunState::Done, format!("live on {}", servers(committed.len())))
         } else {
             let reasons = self.recorder.reasons();
             let message = format!("live on {} of {} servers{reasons}", committed.len(), self.members.len());
@@ -675,6 +675,10 @@ impl Execution {
         }
         Ok((state, message))
     }
+}
+
+fn servers(count: usize) -> String {
+    if count == 1 { "1 server".to_owned() } else { format!("{count} servers") }
 }
 
 /// The states of a group's servers by name; used where people read.
