@@ -9,9 +9,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use common::credential::Credential;
 use common::digest::Digest;
-use common::ids::{SegmentName, ServerName};
-use common::keys::SecretKey;
+use common::ids::{SegmentName, ServerId, ServerName};
+use common::keys::{SecretKey, Signed};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper_util::rt::TokioIo;
 use lan_channel::envelope::SegmentKey;
@@ -22,6 +23,7 @@ use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
+use transfer::tls::Peer;
 
 use crate::config::Config;
 use crate::identity::{Identity, PublishKeyText, hex, publish_keys, unhex};
@@ -161,7 +163,7 @@ pub async fn enroll(config: &Config) -> Result<Identity, EnrollError> {
     let digest = pinned(token)?;
 
     let unproven = client(Arc::new(Unproven(provider())));
-    let document = get(&url, unproven, "/api/v1/root", None).await?;
+    let document = get(&url, unproven, None, "/api/v1/root", None).await?;
     if Digest::of(&document) != digest {
         return Err(EnrollError::WrongCluster { url });
     }
@@ -187,12 +189,24 @@ pub async fn enroll(config: &Config) -> Result<Identity, EnrollError> {
     let proven = transfer::tls::Authority::from_pem(&root.ca)
         .and_then(|authority| transfer::tls::client_config(None, &authority, &[]))
         .map_err(|error| EnrollError::Answer { what: chain(&error) })?;
-    let reply = get(&url, proven, "/api/v1/enroll", Some(body)).await?;
+    let reply = get(&url, proven, Some(Peer::Ccm), "/api/v1/enroll", Some(body)).await?;
     let reply: Answer = serde_json::from_slice(&reply).map_err(|error| answer(&error))?;
     let credential = unhex(&reply.credential).ok_or_else(|| answer(&"the credential is not hexadecimal"))?;
+    let credential: Signed<Credential> = postcard::from_bytes(&credential).map_err(|error| answer(&error))?;
+    let publish_keys = publish_keys(&root.publish_keys).map_err(|what| EnrollError::Answer { what })?;
+    let server: ServerId = reply.server.parse().map_err(|error| answer(&error))?;
+    let vouched = credential.verify(&publish_keys).map_err(|error| answer(&error))?;
+    let fits = vouched.cluster.to_string() == root.cluster
+        && vouched.server == server
+        && vouched.name == name
+        && vouched.segment == segment
+        && vouched.key == control_key.public();
+    if !fits {
+        return Err(answer(&"the credential is not this server's"));
+    }
     Ok(Identity {
-        server: reply.server.parse().map_err(|error| answer(&error))?,
-        cluster: root.cluster.parse().map_err(|error| answer(&error))?,
+        server,
+        cluster: vouched.cluster,
         name,
         segment,
         roles: config.roles,
@@ -200,10 +214,10 @@ pub async fn enroll(config: &Config) -> Result<Identity, EnrollError> {
         certificate: reply.certificate,
         key: key.serialize_pem(),
         ca: root.ca,
-        credential: postcard::from_bytes(&credential).map_err(|error| answer(&error))?,
+        credential,
         control_key,
         segment_key: SegmentKey(common::ids::parse_hex(&reply.segment_key).map_err(|error| answer(&error))?),
-        publish_keys: publish_keys(&root.publish_keys).map_err(|what| EnrollError::Answer { what })?,
+        publish_keys,
     })
 }
 
@@ -222,7 +236,13 @@ fn client(verifier: Arc<dyn ServerCertVerifier>) -> Arc<ClientConfig> {
 }
 
 /// One request: GET, or POST when there is a body. Tries again while nobody listens.
-async fn get(url: &str, config: Arc<ClientConfig>, path: &str, body: Option<Vec<u8>>) -> Result<Bytes, EnrollError> {
+async fn get(
+    url: &str,
+    config: Arc<ClientConfig>,
+    expect: Option<Peer>,
+    path: &str,
+    body: Option<Vec<u8>>,
+) -> Result<Bytes, EnrollError> {
     let address = host_and_port(url)?;
     let mut tries = 0;
     let stream = loop {
@@ -237,7 +257,7 @@ async fn get(url: &str, config: Arc<ClientConfig>, path: &str, body: Option<Vec<
             }
         }
     };
-    match tokio::time::timeout(TIMEOUT, converse(url, stream, config, path, body)).await {
+    match tokio::time::timeout(TIMEOUT, converse(url, stream, config, expect, path, body)).await {
         Ok(result) => result,
         Err(_) => {
             let what = format!("no answer within {} s", TIMEOUT.as_secs());
@@ -250,6 +270,7 @@ async fn converse(
     url: &str,
     stream: TcpStream,
     config: Arc<ClientConfig>,
+    expect: Option<Peer>,
     path: &str,
     body: Option<Vec<u8>>,
 ) -> Result<Bytes, EnrollError> {
@@ -257,6 +278,11 @@ async fn converse(
         |error: &dyn std::fmt::Display| EnrollError::Conversation { url: url.to_owned(), what: error.to_string() };
     let name = TlsName::try_from(transfer::tls::DNS_NAME).expect("a constant name");
     let stream = TlsConnector::from(config).connect(name, stream).await.map_err(|error| failed(&error))?;
+    // Every server of the cluster has a certificate that fits so far. The token is for the CCM only.
+    let actual = stream.get_ref().1.peer_certificates().and_then(|chain| Peer::of_certificate(chain.first()?));
+    if expect.is_some() && actual != expect {
+        return Err(EnrollError::WrongCluster { url: url.to_owned() });
+    }
     let (mut sender, connection) =
         hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|error| failed(&error))?;
     let driver = tokio::spawn(connection);

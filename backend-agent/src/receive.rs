@@ -173,6 +173,7 @@ impl Receptions {
         if announced.table_bytes != 0 {
             return Err(Declined::Table);
         }
+        let geometry = Geometry::new(announced.ticket.length, announced.symbol_bytes)?;
         // A new session for the same object replaces the old one: its leader is gone.
         let object = announced.ticket.object;
         let old: Vec<u32> = self
@@ -187,7 +188,6 @@ impl Receptions {
         if self.sessions.len() >= SESSIONS_MAX {
             return Err(Declined::Busy);
         }
-        let geometry = Geometry::new(announced.ticket.length, announced.symbol_bytes)?;
         let begin = if here { Receiver::already_complete } else { Receiver::new };
         let mut receiver = begin(ReceiverConfig::default(), self.me, announced.session, geometry, seed, now);
         let file = if here {

@@ -155,6 +155,7 @@ fn admit(engine: &Engine, record: &ServerRecord, message: ToCcm) -> Result<ToCcm
         ToCcm::Holds { .. }
         | ToCcm::AskNext { .. }
         | ToCcm::FetchFailed { .. }
+        | ToCcm::ForwardFailed { .. }
         | ToCcm::Session { .. }
         | ToCcm::Ping => Ok(message),
     }

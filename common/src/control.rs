@@ -108,6 +108,15 @@ pub enum ToCcm {
     Reports(Vec<Report>),
     /// Keeps the connection alive and is answered by [`ToLeader::Pong`].
     Ping,
+    /// The leader that was named as the next could not be served.
+    ForwardFailed {
+        /// The object.
+        object: Digest,
+        /// Who.
+        to: ServerId,
+        /// Why.
+        reason: String,
+    },
 }
 
 /// From the CCM to the leader.

@@ -15,6 +15,8 @@ pub struct Audience {
     present: BTreeSet<ServerId>,
     /// Has it, or answered already.
     served: BTreeSet<ServerId>,
+    /// Has answered: nothing more is wanted of it.
+    answered: BTreeSet<ServerId>,
     failed: BTreeSet<ServerId>,
     in_session: BTreeSet<ServerId>,
 }
@@ -54,16 +56,35 @@ impl Audience {
         Change { join, gone }
     }
 
-    /// The member has the object, or has answered.
+    /// The member has the object.
     pub fn served(&mut self, server: ServerId) {
         self.in_session.remove(&server);
+        self.failed.remove(&server);
         self.served.insert(server);
     }
 
-    /// The session gave the member up.
+    /// The member has said what became of the object.
+    pub fn answered(&mut self, server: ServerId) {
+        self.served(server);
+        self.answered.insert(server);
+    }
+
+    /// The session gave the member up. One that is gone is served when it returns.
     pub fn failed(&mut self, server: ServerId) {
         self.in_session.remove(&server);
-        self.failed.insert(server);
+        if self.present.contains(&server) {
+            self.failed.insert(server);
+        }
+    }
+
+    /// Whoever has not answered is to be asked again, whether it was given up or had the object: a
+    /// server that was restarted has forgotten that it was told. Without effect on those that a
+    /// session serves. Returns whether there is anybody.
+    pub fn retry(&mut self) -> bool {
+        let before = self.failed.len() + self.served.len();
+        self.failed.clear();
+        self.served = self.answered.clone();
+        self.failed.len() + self.served.len() < before
     }
 
     /// The session is over; who was still in it is tried again.
@@ -100,6 +121,31 @@ mod tests {
         assert_eq!(audience.members([server(1), server(2)]).join, [server(2)]);
         assert_eq!(audience.members([server(2)]), Change::default());
         assert_eq!(audience.members([server(1), server(2)]).join, [server(1)]);
+    }
+
+    #[test]
+    fn whoever_has_not_answered_is_asked_again() {
+        let mut audience = Audience::new([server(1), server(2), server(3)]);
+        let all = [server(1), server(2), server(3)];
+        audience.members(all);
+        audience.served(server(1));
+        audience.failed(server(2));
+        audience.answered(server(3));
+        audience.session_over();
+        assert_eq!(audience.members(all).join, []);
+        assert!(audience.retry());
+        assert_eq!(audience.members(all).join, [server(1), server(2)]);
+        assert!(!audience.retry());
+    }
+
+    #[test]
+    fn a_member_that_left_and_was_given_up_for_it_is_served_when_it_returns() {
+        let mut audience = Audience::new([server(1)]);
+        audience.members([server(1)]);
+        assert_eq!(audience.members([]).gone, [server(1)]);
+        audience.failed(server(1));
+        audience.session_over();
+        assert_eq!(audience.members([server(1)]).join, [server(1)]);
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use common::control::{Notification, Source, ToCcm};
 use common::digest::Digest;
+use common::ids::ServerId;
 use common::keys::{PublishKeys, Signed, StatementError};
 use common::ticket::Ticket;
 use common::time::WallTime;
@@ -157,6 +158,12 @@ impl Forward {
         self.actions.push_back(distribute);
     }
 
+    /// Whether the object was announced and is not here yet.
+    #[must_use]
+    pub fn awaits(&self, object: Digest) -> bool {
+        self.objects.get(&object).is_some_and(|known| !known.held)
+    }
+
     /// The object could not be had.
     pub fn fetch_failed(&mut self, object: Digest, source: Source, reason: String) {
         self.objects.remove(&object);
@@ -172,12 +179,17 @@ impl Forward {
         }
     }
 
-    /// The other leader has been served, or could not be: the CCM hears of that from it or from its
-    /// silence. Ask for the next.
+    /// The other leader has been served. Ask for the next.
     pub fn forwarded(&mut self, object: Digest) {
         if self.objects.contains_key(&object) {
             self.actions.push_back(Action::Say(ToCcm::AskNext { object }));
         }
+    }
+
+    /// The other leader could not be served: the CCM finds it another source.
+    pub fn forward_failed(&mut self, object: Digest, to: ServerId, reason: String) {
+        self.actions.push_back(Action::Say(ToCcm::ForwardFailed { object, to, reason }));
+        self.forwarded(object);
     }
 
     /// The control connection stands again: say what is here.

@@ -49,6 +49,12 @@ pub enum ChannelError {
         /// What was asked for.
         interface: String,
     },
+    /// More than one could be meant.
+    #[error("there are several network interfaces: say with --interface which is the segment's ({interfaces})")]
+    Several {
+        /// Those there are.
+        interfaces: String,
+    },
     /// The interfaces cannot be listed.
     #[error("the network interfaces cannot be listed")]
     Interfaces(#[source] io::Error),
@@ -122,21 +128,36 @@ pub fn interface_address(interface: &str) -> Result<Ipv4Addr, ChannelError> {
         .ok_or_else(|| ChannelError::Interface { interface: interface.to_owned() })
 }
 
-/// The interface to use when none is named: the first one that is not the loopback, else that.
+/// The interface to use when none is named: the only one besides the loopback, or the loopback when
+/// there is no other.
 ///
 /// # Errors
-/// [`ChannelError`] when there is no IPv4 address at all.
+/// [`ChannelError::Several`] when there is a choice: a guess could put a server on the wrong network.
 pub fn default_interface() -> Result<Ipv4Addr, ChannelError> {
-    let mut addresses: Vec<Ipv4Addr> = if_addrs::get_if_addrs()
-        .map_err(ChannelError::Interfaces)?
-        .iter()
+    let interfaces = if_addrs::get_if_addrs().map_err(ChannelError::Interfaces)?;
+    let addresses: Vec<(String, Ipv4Addr)> = interfaces
+        .into_iter()
         .filter_map(|candidate| match candidate.ip() {
-            IpAddr::V4(address) => Some(address),
+            IpAddr::V4(address) => Some((candidate.name, address)),
             IpAddr::V6(_) => None,
         })
         .collect();
-    addresses.sort_by_key(Ipv4Addr::is_loopback);
-    addresses.first().copied().ok_or_else(|| ChannelError::Interface { interface: "(any)".into() })
+    only_interface(&addresses)
+}
+
+fn only_interface(addresses: &[(String, Ipv4Addr)]) -> Result<Ipv4Addr, ChannelError> {
+    let others: Vec<&(String, Ipv4Addr)> = addresses.iter().filter(|(_, address)| !address.is_loopback()).collect();
+    match others.as_slice() {
+        [(_, address)] => Ok(*address),
+        [] => addresses
+            .first()
+            .map(|(_, address)| *address)
+            .ok_or_else(|| ChannelError::Interface { interface: "(any)".into() }),
+        several => {
+            let names: Vec<String> = several.iter().map(|(name, address)| format!("{name} ({address})")).collect();
+            Err(ChannelError::Several { interfaces: names.join(", ") })
+        }
+    }
 }
 
 fn multicast_receiver(address: SocketAddrV4, own: Ipv4Addr, buffer_bytes: usize) -> Result<UdpSocket, ChannelError> {
@@ -174,6 +195,18 @@ fn sender(own: Ipv4Addr) -> Result<UdpSocket, ChannelError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn without_a_name_the_only_interface_is_taken_and_a_choice_is_left_to_the_administrator() {
+        let interface = |name: &str, address: [u8; 4]| (name.to_owned(), Ipv4Addr::from(address));
+        let (loopback, one, two) =
+            (interface("lo", [127, 0, 0, 1]), interface("eth0", [10, 0, 0, 1]), interface("eth1", [10, 0, 1, 1]));
+        let only = only_interface(&[loopback.clone(), one.clone()]).expect("the only one");
+        assert_eq!(only, one.1);
+        assert_eq!(only_interface(std::slice::from_ref(&loopback)).expect("no other"), loopback.1);
+        let refused = only_interface(&[loopback, one, two]).expect_err("a choice");
+        assert!(refused.to_string().contains("eth0 (10.0.0.1), eth1 (10.0.1.1)"), "{refused}");
+    }
 
     #[tokio::test]
     async fn what_one_says_all_on_the_segment_hear() {

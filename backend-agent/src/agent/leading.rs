@@ -25,7 +25,7 @@ use tokio::sync::mpsc;
 use transfer::tls::Peer;
 
 use super::member::resolve;
-use super::{Agent, Event, Purpose};
+use super::{Agent, Event};
 use crate::identity::Identity;
 use crate::worker::chain;
 
@@ -106,6 +106,12 @@ impl Leading {
         self.epoch = epoch;
         self.registrar.renew(epoch, now);
         self.report_at = now;
+    }
+
+    /// Objects whose session is over and whose audience has not answered in full.
+    fn unanswered(&mut self) -> Vec<Digest> {
+        let idle = self.active.iter_mut().filter(|(_, active)| active.session.is_none());
+        idle.filter_map(|(object, active)| active.audience.retry().then_some(*object)).collect()
     }
 
     /// Whether the object is being distributed.
@@ -201,7 +207,7 @@ impl Leading {
             }
             for active in self.active.values_mut() {
                 if active.ticket.assignment == report.assignment {
-                    active.audience.served(report.server);
+                    active.audience.answered(report.server);
                 }
             }
         }
@@ -222,7 +228,9 @@ impl Agent {
                 ToLeader::Notify(notification) => self.notified(notification, None),
                 ToLeader::Next { object, next } => leading.forward.handle_next(object, next),
                 ToLeader::Drop { object } => {
-                    leading.active.remove(&object);
+                    if let Some(dropped) = leading.active.remove(&object) {
+                        leading.collector.forget(dropped.ticket.assignment);
+                    }
                     leading.forward.drop_object(object);
                 }
                 ToLeader::Pong => {}
@@ -254,16 +262,18 @@ impl Agent {
                 },
                 Action::Fetch { ticket, source } => {
                     if self.fetching.insert(ticket.object) {
-                        self.fetch(ticket, source, Purpose::Lead);
+                        self.fetch(ticket, source);
                     }
                 }
                 Action::Forward { object, to, notification } => {
                     let (fetcher, events) = (self.fetcher.clone(), self.events.clone());
+                    // The CCM is never served by a leader.
+                    let Some(server) = to.server else { continue };
                     tokio::spawn(async move {
                         let served = fetcher.notify(&to, &notification, FORWARD_WAIT).await;
                         let result = served.map_err(|error| chain(&error));
                         // Fails only when the agent has stopped.
-                        events.send(Event::Forwarded { object, result }).await.ok();
+                        events.send(Event::Forwarded { object, to: server, result }).await.ok();
                     });
                 }
                 Action::Distribute { signed, ticket } => self.distribute(signed, &ticket),
@@ -380,6 +390,14 @@ impl Agent {
         );
         active.progress_at = now + PROGRESS_INTERVAL;
         active.session = Some((session, distribution));
+    }
+
+    /// Members that were served and have not answered, or were given up, are asked again.
+    pub(super) fn ask_again(&mut self) {
+        let objects = self.leading.as_mut().map(Leading::unanswered).unwrap_or_default();
+        for object in objects {
+            self.serve_audience(object);
+        }
     }
 
     fn pump_roster(&mut self) -> bool {

@@ -19,7 +19,7 @@ use std::net::SocketAddr;
 use tokio::net::UdpSocket;
 
 use super::leading::Leading;
-use super::{Agent, DATAGRAMS_PER_TURN, Event, HANDLED_MAX, KEEP_APPLIED, Purpose, host, persist_epoch};
+use super::{Agent, DATAGRAMS_PER_TURN, Event, HANDLED_MAX, KEEP_APPLIED, host, persist_epoch};
 use crate::identity::{IdentityError, write_private};
 use crate::receive::{self, Announced};
 use crate::worker::{Done, Job, chain, wall_time};
@@ -111,7 +111,9 @@ impl Agent {
                     self.receptions.message(sender.server, &again, now);
                     return;
                 }
-                if let Some(ticket) = self.believed(sender, &ticket) {
+                // Only who leads distributes. Who has just been elected announces again.
+                let leads = self.election.leader().is_some_and(|(leader, _)| leader == sender.server);
+                if let Some(ticket) = self.believed(sender, &ticket).filter(|_| leads) {
                     let announced =
                         Announced { session, ticket, symbol_bytes, table_bytes, leader: sender.server, epoch };
                     self.announced(announced, now);
@@ -286,11 +288,11 @@ impl Agent {
         let Some(address) = self.leader_transfer.get(&leader).copied() else { return };
         if self.fetching.insert(ticket.object) {
             tracing::info!(assignment = %ticket.assignment, "fetches by unicast what the session did not bring");
-            self.fetch(ticket, Source { server: Some(leader), address }, Purpose::Apply);
+            self.fetch(ticket, Source { server: Some(leader), address });
         }
     }
 
-    pub(super) fn fetch(&self, ticket: Ticket, source: Source, purpose: Purpose) {
+    pub(super) fn fetch(&self, ticket: Ticket, source: Source) {
         let (fetcher, events, ccm) = (self.fetcher.clone(), self.events.clone(), self.ccm_address.clone());
         tokio::spawn(async move {
             let result = fetch(&fetcher, &ticket, &source, &ccm).await;
@@ -299,31 +301,34 @@ impl Agent {
                 tokio::time::sleep(FETCH_AGAIN).await;
             }
             // Fails only when the agent has stopped.
-            events.send(Event::Fetched { ticket, source, result, purpose }).await.ok();
+            events.send(Event::Fetched { ticket, source, result }).await.ok();
         });
     }
 
-    pub(super) fn fetched(&mut self, ticket: Ticket, source: Source, result: Result<(), String>, purpose: Purpose) {
+    pub(super) fn fetched(&mut self, ticket: Ticket, source: Source, result: &Result<(), String>) {
         self.fetching.remove(&ticket.object);
-        if let Err(reason) = &result {
+        if let Err(reason) = result {
             tracing::warn!(assignment = %ticket.assignment, source = %source.address, reason, "an object could not be fetched");
         }
-        if purpose == Purpose::Lead {
-            self.pay(ticket.object, &result);
-            if let Some(leading) = &mut self.leading {
-                match result {
-                    Ok(()) => leading.forward.stored(ticket.object),
-                    Err(reason) => leading.forward.fetch_failed(ticket.object, source, reason),
-                }
+        // Whatever it was fetched for: this server may have become the leader meanwhile, or have
+        // ceased to be.
+        self.pay(ticket.object, result);
+        if let Some(leading) = &mut self.leading
+            && leading.forward.awaits(ticket.object)
+        {
+            match result {
+                Ok(()) => leading.forward.stored(ticket.object),
+                Err(reason) => leading.forward.fetch_failed(ticket.object, source, reason.clone()),
             }
-        } else if result.is_ok() {
+        }
+        if result.is_ok() {
             self.receptions.forget(ticket.object);
             self.apply(ticket);
         }
     }
 
     pub(super) fn say_session(&mut self, to: Option<ServerId>, message: Message) {
-        let control = Control::Session { message, transfer_port: self.transfer_port };
+        let control = Control::Session { message, transfer_port: self.transfer_address.port() };
         match to {
             Some(server) => self.unicast(server, &control),
             None => self.multicast(&control),

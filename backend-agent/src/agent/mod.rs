@@ -113,18 +113,9 @@ pub(crate) enum Event {
     /// A received object was verified and taken into the store, or was not.
     Stored { session: u32, ticket: Ticket, leader: ServerId, result: Result<(), String> },
     /// An object was fetched, or was not.
-    Fetched { ticket: Ticket, source: Source, result: Result<(), String>, purpose: Purpose },
+    Fetched { ticket: Ticket, source: Source, result: Result<(), String> },
     /// Another leader was told and served, or was not.
-    Forwarded { object: Digest, result: Result<(), String> },
-}
-
-/// Why an object is fetched.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Purpose {
-    /// To apply it here: the multicast session did not bring it.
-    Apply,
-    /// To lead its distribution.
-    Lead,
+    Forwarded { object: Digest, to: ServerId, result: Result<(), String> },
 }
 
 /// Counts the process's time.
@@ -149,7 +140,8 @@ pub(crate) struct Agent {
     channels: Arc<Channels>,
     sealer: Sealer,
     opener: Opener,
-    transfer_port: u16,
+    /// Where its chunk server listens.
+    transfer_address: SocketAddr,
     ccm_address: String,
     objects: Arc<ObjectStore>,
     fetcher: Arc<Fetcher>,
@@ -243,7 +235,9 @@ impl Agent {
         let channels = Channels::join(&interface, ChannelAddresses::of(identity.cluster, &identity.segment))?;
         let listen = config.listen.unwrap_or_else(|| SocketAddr::from((channels.own, 0)));
         let listener = TcpListener::bind(listen).await.map_err(system("listening for other servers"))?;
-        let transfer_port = listener.local_addr().map_err(system("listening for other servers"))?.port();
+        let bound = listener.local_addr().map_err(system("listening for other servers"))?;
+        let transfer_address =
+            if bound.ip().is_unspecified() { SocketAddr::from((channels.own, bound.port())) } else { bound };
 
         let objects = Arc::new(ObjectStore::open(config.data.join("objects"))?);
         objects.clean_partials(LEFT_OVER)?;
@@ -288,7 +282,7 @@ impl Agent {
         let epoch = read_epoch(&config.data);
         let standing = Standing::default();
         let seeds: [u64; 4] = rand::random();
-        let info = host::info(&config, &identity, SocketAddr::from((channels.own, transfer_port)), states.clone());
+        let info = host::info(&config, &identity, transfer_address, states.clone());
         let boot = member::boot_number(&config.data, seeds[3])?;
         // Revisions and serial numbers must not fall when the agent starts again; boot numbers rise
         // faster than either can.
@@ -311,7 +305,7 @@ impl Agent {
             channels: Arc::new(channels),
             sealer,
             opener,
-            transfer_port,
+            transfer_address,
             ccm_address,
             objects,
             fetcher,
@@ -414,6 +408,7 @@ impl Agent {
             self.host_at = now + HOST_INTERVAL;
             self.tell_info();
             self.remove_spent(now);
+            self.ask_again();
         }
     }
 
@@ -454,21 +449,23 @@ impl Agent {
         match event {
             Event::Applied(done) => self.applied(done),
             Event::Stored { session, ticket, leader, result } => self.stored(session, ticket, leader, result),
-            Event::Fetched { ticket, source, result, purpose } => self.fetched(ticket, source, result, purpose),
-            Event::Forwarded { object, result } => {
-                if let Err(reason) = result {
-                    tracing::warn!(%object, reason, "another leader could not be served");
-                }
+            Event::Fetched { ticket, source, result } => self.fetched(ticket, source, &result),
+            Event::Forwarded { object, to, result } => {
                 if let Some(leading) = &mut self.leading {
-                    leading.forward.forwarded(object);
+                    match result {
+                        Ok(()) => leading.forward.forwarded(object),
+                        Err(reason) => {
+                            tracing::warn!(%object, %to, reason, "another leader could not be served");
+                            leading.forward.forward_failed(object, to, reason);
+                        }
+                    }
                 }
             }
         }
     }
 
     fn info(&self) -> MemberInfo {
-        let address = SocketAddr::from((self.channels.own, self.transfer_port));
-        host::info(&self.config, &self.identity, address, self.states.clone())
+        host::info(&self.config, &self.identity, self.transfer_address, self.states.clone())
     }
 
     /// A notification from the CCM, or from another leader who wants an answer.

@@ -167,6 +167,12 @@ impl Delivery {
         self.serve(leaders)
     }
 
+    /// A leader could not hand the object on to this one: it is served anew, by the CCM if need be.
+    pub fn forward_failed(&mut self, to: ServerId, leaders: &Leaders) -> Says {
+        let segment = leaders.iter().find(|(_, leader)| leader.server == to).map(|(segment, _)| segment.clone());
+        segment.map_or_else(Says::new, |segment| self.fetch_failed(&segment, leaders))
+    }
+
     /// The multicast session of a segment moved on.
     pub fn session(&mut self, segment: SegmentName, stats: SessionStats, finished: bool) {
         self.sessions.insert(segment, (stats, finished));

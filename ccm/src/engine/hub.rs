@@ -19,6 +19,9 @@ use super::delivery::{Delivery, Leader, Leaders, Says};
 /// How long a server may be missing from its segment before a run stops waiting for it. Longer than
 /// an election takes.
 pub const SERVER_GRACE: Duration = Duration::from_secs(8);
+/// How long after its start the CCM may not have taken every unfinished run up again: until then it
+/// does not tell leaders to drop what no run seems to need.
+const RESUME_GRACE: Duration = Duration::from_secs(60);
 /// How long a server's answer about what is live counts for more than its report. Reports follow
 /// within moments; a server that was set back by its administrator is believed after this.
 const KNOWN_LIVE_LIFE: Duration = Duration::from_secs(10);
@@ -144,7 +147,12 @@ impl Hub {
             ToCcm::Hello { .. } => Says::new(),
             ToCcm::Segment(report) => state.segment_report(segment, report),
             ToCcm::Holds { object } => {
-                state.deliveries_of(*object).flat_map(|delivery| delivery.holds(segment, &leaders)).collect()
+                let is_wanted = state.deliveries_of(*object).next().is_some();
+                if !is_wanted && self.started.elapsed() > RESUME_GRACE {
+                    vec![(segment.clone(), ToLeader::Drop { object: *object })]
+                } else {
+                    state.deliveries_of(*object).flat_map(|delivery| delivery.holds(segment, &leaders)).collect()
+                }
             }
             ToCcm::AskNext { object } => {
                 let answers: Says =
@@ -158,6 +166,10 @@ impl Hub {
             ToCcm::FetchFailed { object, source, reason } => {
                 tracing::warn!(%segment, %object, ?source, reason, "a leader could not fetch an object");
                 state.deliveries_of(*object).flat_map(|delivery| delivery.fetch_failed(segment, &leaders)).collect()
+            }
+            ToCcm::ForwardFailed { object, to, reason } => {
+                tracing::warn!(%segment, %object, %to, reason, "a leader could not serve another");
+                state.deliveries_of(*object).flat_map(|delivery| delivery.forward_failed(*to, &leaders)).collect()
             }
             ToCcm::Session { assignment, stats, finished } => {
                 if let Some(delivery) = state.deliveries.get_mut(assignment) {

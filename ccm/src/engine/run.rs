@@ -34,6 +34,8 @@ use crate::store::{Effects, Group, Run, RunKind, RunState, ServerRecord, Site, S
 /// How long servers have to commit once the decision has fallen. 15 s: an election and a slow disk
 /// fit in; live trees differ for no longer.
 const COMMIT_LIFE: Duration = Duration::from_secs(15);
+/// How far clocks of servers may differ from the CCM's before they take a commit for late.
+const CLOCK_SKEW_MAX: Duration = Duration::from_secs(30);
 /// How long an undo is waited for. Servers that cannot be reached hear of the wanted version when
 /// they return.
 const UNDO_LIFE: Duration = Duration::from_secs(15);
@@ -232,9 +234,15 @@ impl Execution {
             return Err(EngineError::EmptyGroup { site: self.site.name.clone(), group: self.group.name.clone() }.into());
         };
         self.recorder.start("commit", now());
+        // From here on a request to cancel is refused; one that came before is heeded.
+        self.save();
+        if self.cancel.load(Ordering::Relaxed) {
+            let message = "cancelled before the decision; live is unchanged".to_owned();
+            return self.abort(RunState::Cancelled, message).await;
+        }
         let frame = self.frame(self.result()?);
         let body = Body::Order(Kind::Commit { prepared: prepare });
-        let sealed = self.engine.seal(&frame, &body, &prepared, Some(COMMIT_LIFE), &self.cancel)?;
+        let sealed = self.engine.seal(&frame, &body, &prepared, Some(COMMIT_LIFE + CLOCK_SKEW_MAX), &self.cancel)?;
         // The decision. From here on the run ends live or undone, whatever happens to this process.
         self.resume.commit = Some(sealed.number);
         self.decide()?;
@@ -275,6 +283,10 @@ impl Execution {
         let result = self.ingest(view.as_ref()).await?;
         self.recorder.end("ingest", result.content_bytes(), now());
         let version = result.version();
+        if self.resume.result != Some(version) {
+            // What servers said before a restart was about another tree.
+            self.resume.inventory = None;
+        }
         self.resume.result = Some(version);
         self.run.result = Some(version);
 
@@ -366,10 +378,11 @@ impl Execution {
                 Ok(manifest)
             }
             RunKind::Synchronize => {
-                let version = match self.request.version {
-                    Some(version) => version,
-                    None => view.ok_or(EngineError::NoResult { run: self.run.run })?.version,
-                };
+                let version = view.ok_or(EngineError::NoResult { run: self.run.run })?.version;
+                if self.request.version.is_some_and(|wanted| wanted != version) {
+                    let message = "another version was published meanwhile".to_owned();
+                    return Err(Stop::End(RunState::Cancelled, message));
+                }
                 Ok(engine.content.manifest(version)?)
             }
             RunKind::Rollback => {
@@ -404,7 +417,13 @@ impl Execution {
         let mut needed = BTreeSet::new();
         for (server, outcome) in &progress.outcomes {
             match outcome {
-                Outcome::Missing(runs) => needed.extend(needed_of(result, runs)?),
+                Outcome::Missing(runs) => match needed_of(result, runs) {
+                    Ok(contents) => needed.extend(contents),
+                    Err(error) => {
+                        self.recorder.server(*server, "failed", Some(super::chain(&error)));
+                        targets.retain(|target| target != server);
+                    }
+                },
                 Outcome::Refused(refusal) => self.recorder.server(*server, "failed", Some(refusal.reason.clone())),
                 Outcome::Received | Outcome::Prepared { .. } | Outcome::Committed { .. } | Outcome::Undone { .. } => (),
             }

@@ -64,7 +64,16 @@ fn start_what_may(engine: &Arc<Engine>, started: &mut BTreeSet<RunNumber>) -> Re
         }
         started.insert(run.run);
         let request: RunRequest = serde_json::from_value(request).unwrap_or_default();
-        let resume: Resume = resume.and_then(|value| serde_json::from_value(value).ok()).unwrap_or_default();
+        let resume: Resume = match resume.map(serde_json::from_value).transpose() {
+            Ok(resume) => resume.unwrap_or_default(),
+            Err(error) => {
+                // Beginning anew could undo what was decided.
+                tracing::error!(run = %run.run, %error, "what a run has decided cannot be read; it is not taken up");
+                run.message = format!("what this run has decided cannot be read: {error}");
+                engine.store.save_run(&run, None)?;
+                continue;
+            }
+        };
         run.message = String::new();
         tokio::spawn(execute(engine.clone(), run, request, resume));
     }

@@ -74,7 +74,17 @@ fn synchronize(engine: &Arc<Engine>, attempts: &mut Attempts) -> Result<(), Engi
             attempt.version = version;
             attempt.not_before = at + attempt.pause;
         }
-        let request = RunRequest { quorum: Some("1".to_owned()), version: Some(version), ..RunRequest::default() };
+        // What was allowed when the version was published is allowed for those that missed it.
+        let published = engine.store.view(&site, &group)?.and_then(|view| engine.store.run_request(view.run).ok()?);
+        let published: RunRequest =
+            published.and_then(|request| serde_json::from_value(request).ok()).unwrap_or_default();
+        let request = RunRequest {
+            quorum: Some("1".to_owned()),
+            version: Some(version),
+            create_live: published.create_live,
+            adopt: published.adopt,
+            timeout_seconds: None,
+        };
         let request = serde_json::to_value(&request).expect("plain data");
         let run = engine.store.create_run(&site, &group, RunKind::Synchronize, &request, &servers, now())?;
         tracing::info!(run = %run.run, %site, servers = servers.len(), "stale servers are brought up to date");
