@@ -34,6 +34,8 @@ fn a_live_tree_of_another_tool_is_adopted_by_a_flag_and_only_what_differs_crosse
     let before = farm.meter();
     farm.publish(&["--adopt"]).done();
     let carried = farm.wan_since(1, &before);
+    let share = carried as f64 * 100.0 / bytes as f64;
+    println!("adopted {bytes} bytes of which {changed} differ: {carried} bytes over the WAN ({share:.2} %)");
     assert!(carried <= bytes * 3 / 100, "{carried} bytes for {changed} of {bytes}");
     visitors.end(&[&deployed, &farm.staging()]);
 

@@ -57,6 +57,9 @@ fn assert_carried_once(farm: &Farm, run: &Run, before: &Meter) {
         assert!(wan >= bytes, "segment {segment}: an assignment of {bytes} cannot have come in {wan} bytes");
         assert!(wan <= bytes * 105 / 100 + CONTROL_BYTES, "segment {segment}: {wan} bytes of WAN for {bytes}");
         let lan = farm.segment_sent_since(segment, before);
+        // The figures, for `cargo test --test publish -- --nocapture`.
+        let (over_wan, over_lan) = (wan as f64 / bytes as f64, lan as f64 / bytes as f64);
+        println!("segment {segment}: assignment {bytes}, WAN {wan} ({over_wan:.3} x), LAN {lan} ({over_lan:.3} x)");
         assert!(lan <= bytes * 110 / 100 + CONTROL_BYTES, "segment {segment}: {lan} bytes of LAN for {bytes}");
     }
 }

@@ -15,6 +15,7 @@ use protocol::message::Control;
 use protocol::registration::{self, Destination};
 use protocol::reports;
 use protocol::session::Message;
+use rustix::net::RecvFlags;
 use std::net::SocketAddr;
 use tokio::net::UdpSocket;
 
@@ -24,6 +25,8 @@ use crate::identity::{IdentityError, write_private};
 use crate::receive::{self, Announced};
 use crate::worker::{Done, Job, chain, wall_time};
 
+/// Most frames taken before something else gets its turn: more than a receive buffer holds.
+const FRAMES_PER_DRAIN: usize = 16_384;
 /// Pause after a fetch that failed for good.
 const FETCH_AGAIN: std::time::Duration = std::time::Duration::from_secs(1);
 
@@ -56,8 +59,22 @@ impl Agent {
                 }
             };
             self.addresses.insert(opened.sender.server, from);
+            // What was sent before this message is heard before it: data has a socket of its own, and
+            // a question about frames that lie there unread would be answered with "missing".
+            self.drain_data(buffer);
             self.control(&opened.sender, from, message);
             self.pump();
+        }
+    }
+
+    /// Takes every frame that has arrived, whether the reactor knows of it or not.
+    pub(super) fn drain_data(&mut self, buffer: &mut [u8]) {
+        let channels = self.channels.clone();
+        let now = self.clock.now();
+        for _ in 0..FRAMES_PER_DRAIN {
+            let received = rustix::net::recv(&channels.data_receive, &mut *buffer, RecvFlags::DONTWAIT);
+            let Ok((length, _)) = received else { return };
+            self.receptions.frame(&buffer[..length], now);
         }
     }
 

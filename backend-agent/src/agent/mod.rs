@@ -357,6 +357,7 @@ impl Agent {
                 _ = channels.data_receive.readable() => self.read_data(&mut buffer),
                 () = sleep => {}
             }
+            self.drain_data(&mut buffer);
             self.timeouts();
             self.pump();
         }

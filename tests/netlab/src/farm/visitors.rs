@@ -54,6 +54,7 @@ impl Visitors {
         self.wait_for_a_round();
         for (host, hammer) in self.hammers {
             let seen = hammer.stop();
+            println!("{host}: {} requests, {} failed", seen.requests, seen.failed);
             assert_eq!(
                 seen.failed, 0,
                 "{host}: of {} requests failed {}: {:#?}",
