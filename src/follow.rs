@@ -19,11 +19,11 @@ const WAIT: Duration = Duration::from_secs(20);
 const WAIT_WATCHED: Duration = Duration::from_secs(1);
 
 /// How long a content control manager may be away, for instance to be upgraded, while we wait for
-/// a run: its runs survive.
-const AWAY_MAX: Duration = Duration::from_secs(60);
+/// what it does: its runs survive.
+pub(crate) const AWAY_MAX: Duration = Duration::from_secs(60);
 
 /// How soon it is asked again after it was not there.
-const RETRY: Duration = Duration::from_millis(500);
+pub(crate) const RETRY: Duration = Duration::from_millis(500);
 
 /// Waits until a run is over, at most `limit`.
 ///

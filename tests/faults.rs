@@ -5,7 +5,6 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use netlab::farm::{Farm, FarmSpec, SITE};
-use netlab::process::wait_for;
 use netlab::trees::{self, Plan};
 use netlab::{Host, Rate};
 
@@ -49,7 +48,7 @@ fn when_the_leader_is_killed_in_a_session_another_is_elected_and_the_run_complet
     let run = farm.publish_start(&["--quorum", "5"]);
     farm.wait_in_session(run, 1, &before, MID_SESSION_BYTES);
     farm.kill_agent(leader);
-    let elected = wait_for(PATIENCE, || farm.leader_of(1).filter(|elected| *elected != leader));
+    let elected = farm.wait_for(PATIENCE, || farm.leader_of(1).filter(|elected| *elected != leader));
     assert!(elected.is_some(), "nobody follows {leader}: {:#?}", farm.servers());
     let ended = farm.wait_final(run, PATIENCE);
     assert!(matches!(ended.state(), "done" | "partial"), "{ended}");

@@ -183,7 +183,7 @@ fn an_agent_with_a_wrong_or_used_up_token_does_not_join() {
     // The one that is right, and has not been used by the attempts with parts of it, still joins.
     let mut command = farm.agent_command(OTHER, "late", &farm.scratch("late"), &fresh);
     let _late = farm.start_process("late", &mut command);
-    let joined = netlab::process::wait_for(PATIENCE, || farm.servers().contains_key("late").then_some(()));
+    let joined = farm.wait_for(PATIENCE, || farm.servers().contains_key("late").then_some(()));
     assert!(joined.is_some(), "{:#?}", farm.servers());
 }
 

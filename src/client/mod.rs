@@ -1,11 +1,12 @@
 //! Asking the content control manager.
 //!
 //! In reading order: where it is and who we are ([`place`]), believing it by the digest of its root
-//! document ([`pin`]), and requests, in this file. TLS 1.3 always; the certificate must be of the
+//! document ([`pin`]), requests, in this file, and the stream of events ([`events`]). TLS 1.3 always; the certificate must be of the
 //! cluster and name the content control manager, and not a byte of the token is sent before.
 //!
 //! Leaves to others: what is asked for (`commands`), what the answers mean (`view`).
 
+mod events;
 mod pin;
 mod place;
 #[cfg(test)]
@@ -30,6 +31,7 @@ use transfer::tls::{self, Authority, ConnectError, Peer, TlsError};
 
 use crate::exit::Exit;
 
+pub(crate) use events::Event;
 pub(crate) use place::{Anchor, ClientArgs, Place, PlaceError, Url};
 
 /// Longest answer that is read, in bytes: a diff with texts of a large change.

@@ -5,6 +5,7 @@ pub(crate) mod ccm;
 mod checkpoint;
 mod demo;
 mod diff;
+mod events;
 mod group;
 mod publish;
 mod rollback;
@@ -72,6 +73,8 @@ pub(crate) enum Command {
     Segments(segments::Args),
     /// Show the whole cluster in a few lines
     Status(status::Args),
+    /// Follow what happens, until stopped
+    Events(events::Args),
 }
 
 impl Command {
@@ -93,6 +96,7 @@ impl Command {
             Self::Servers(args) => args.client.json,
             Self::Segments(args) => args.client.json,
             Self::Status(args) => args.client.json,
+            Self::Events(args) => args.client.json,
         }
     }
 }
@@ -118,6 +122,7 @@ pub(crate) async fn run(command: Command) -> Result<Exit, CommandError> {
         Command::Servers(args) => servers::run(args).await,
         Command::Segments(args) => segments::run(args).await,
         Command::Status(args) => status::run(args).await,
+        Command::Events(args) => events::run(args).await,
     }
 }
 

@@ -9,6 +9,7 @@
 //! the thread of the test.
 
 mod client;
+mod events;
 mod place;
 mod run;
 mod visitors;
@@ -22,8 +23,9 @@ use std::time::Duration;
 
 use crate::address::{Host, Rate};
 use crate::lab::{Counters, Lab, Spec};
-use crate::process::{Process, wait_for};
+use crate::process::Process;
 use crate::trees::{self, Comparison};
+use crate::wait::{Changes, wait_for};
 
 pub use client::{CliResult, RunningCli};
 pub use place::Frozen;
@@ -240,17 +242,19 @@ impl Farm {
             .args(["--listen", &listen, "--console", "127.0.0.1:0"]);
         // A file of a former start must not be taken for the new one's.
         fs::remove_file(self.ccm_data().join("ccm.address")).ok();
-        self.ccm = Some(self.place.start("ccm", &mut command));
-        let answers = wait_for(START_PATIENCE, || {
-            let ended = self.ccm.as_mut().and_then(|ccm| ccm.ended().ok().flatten());
+        fs::create_dir_all(self.ccm_data()).expect("the CCM has a directory");
+        let changes = Changes::of([self.ccm_data()]).expect("it can be watched");
+        let mut ccm = self.place.start("ccm", &mut command);
+        let mut changes = changes.or(ccm.end().expect("it has been started"));
+        let listens = wait_for(&mut changes, START_PATIENCE, || {
+            let ended = ccm.ended().ok().flatten();
             assert!(ended.is_none(), "the CCM ended: {ended:?}");
-            // What it writes at its start is read by the client from the data directory.
-            if !self.ccm_data().join("ccm.address").exists() {
-                return None;
-            }
-            (self.cli(&["status"]).code == 0).then_some(())
+            // It says where it listens as soon as it does.
+            self.ccm_data().join("ccm.address").exists().then_some(())
         });
-        answers.expect("the CCM answers");
+        listens.expect("the CCM listens");
+        self.ccm = Some(ccm);
+        let _status = self.cli(&["status"]).expect_code(0);
     }
 
     /// Kills the CCM as `kill -9`.
@@ -319,16 +323,19 @@ impl Farm {
         let program = if program.exists() { program } else { Path::new("nginx") };
         let mut command = self.lab.command(host, program);
         command.arg("-p").arg(&own).arg("-c").arg(&file).arg("-e").arg(own.join("error.log"));
-        let process = self.place.start(&format!("{host}.nginx"), &mut command);
-        self.webs.insert(host, process);
-        let web = self.web(host);
-        let listens = wait_for(START_PATIENCE, || {
-            let ended = self.webs.get_mut(&host).and_then(|web| web.ended().ok().flatten());
+        let pid = own.join("pid");
+        fs::remove_file(&pid).ok();
+        let changes = Changes::of([&own]).expect("it can be watched");
+        let mut web = self.place.start(&format!("{host}.nginx"), &mut command);
+        let mut changes = changes.or(web.end().expect("it has been started"));
+        let listens = wait_for(&mut changes, START_PATIENCE, || {
+            let ended = web.ended().ok().flatten();
             assert!(ended.is_none(), "nginx on {host} ended (is Debian's package nginx installed?): {ended:?}");
-            let connect = self.lab.thread(host, move || std::net::TcpStream::connect(web).is_ok());
-            connect.expect("a thread").join().expect("connects or not").then_some(())
+            // Written when its sockets listen.
+            pid.exists().then_some(())
         });
-        listens.unwrap_or_else(|| panic!("nginx on {host} does not answer"));
+        listens.unwrap_or_else(|| panic!("nginx on {host} does not listen"));
+        self.webs.insert(host, web);
     }
 
     /// A page as a server's web server gives it.
@@ -376,9 +383,11 @@ impl Farm {
     /// When it does not in that time; names the first differences.
     pub fn wait_live(&self, host: Host, expected: &Path, within: Duration) {
         let mut last = Vec::new();
-        let equal = wait_for(within, || {
+        let live = self.live(host);
+        let mut switches = Changes::of(live.parent()).expect("the place of the live directory can be watched");
+        let equal = wait_for(&mut switches, within, || {
             // While it is exchanged a path may vanish between two looks at it: looked at again.
-            let compared = trees::differences(expected, &self.live(host), &Comparison::default());
+            let compared = trees::differences(expected, &live, &Comparison::default());
             last = compared.unwrap_or_else(|error| vec![error.to_string()]);
             last.is_empty().then_some(())
         });

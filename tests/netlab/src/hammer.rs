@@ -3,9 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::thread::{self, JoinHandle};
+use std::sync::mpsc::{self, RecvTimeoutError, Sender};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use crate::address::Host;
@@ -14,8 +14,9 @@ use crate::lab::Lab;
 
 /// Longer than any answer takes; a visitor who waits this long has been failed.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// Between requests, so that the visitors leave the machine some time for the farm.
-const PAUSE: Duration = Duration::from_millis(2);
+/// How long a visitor looks at a page before the next, unless told to leave: it leaves the machine
+/// some time for the farm.
+const LOOK: Duration = Duration::from_millis(2);
 /// How many failures are kept word for word.
 const FAILURES_KEPT: usize = 10;
 
@@ -63,9 +64,17 @@ pub struct Seen {
 /// A visitor of one server, on that server's own namespace.
 #[derive(Debug)]
 pub struct Hammer {
-    stop: Arc<AtomicBool>,
-    requests: Arc<AtomicU64>,
+    /// Dropped to end the visit.
+    leave: Option<Sender<()>>,
+    requests: Arc<Requests>,
     visitor: Option<JoinHandle<Seen>>,
+}
+
+/// How many requests there were, and who waits for more.
+#[derive(Debug, Default)]
+struct Requests {
+    count: Mutex<u64>,
+    more: Condvar,
 }
 
 impl Hammer {
@@ -74,16 +83,13 @@ impl Hammer {
     /// # Errors
     /// [`LabError`] when there is no such host.
     pub fn start(lab: &Lab, host: Host, paths: Vec<String>) -> Result<Self, LabError> {
-        let stop = Arc::new(AtomicBool::new(false));
-        let requests = Arc::new(AtomicU64::new(0));
+        let (leave, left) = mpsc::channel();
+        let requests = Arc::<Requests>::default();
         let server = SocketAddr::from((host.address(), 80));
-        let (stopped, counted) = (Arc::clone(&stop), Arc::clone(&requests));
+        let counted = Arc::clone(&requests);
         let visitor = lab.thread(host, move || {
             let mut seen = Seen::default();
             for path in paths.iter().cycle() {
-                if stopped.load(Ordering::Relaxed) {
-                    break;
-                }
                 seen.requests += 1;
                 match fetch(server, path) {
                     Ok(body) => {
@@ -96,24 +102,36 @@ impl Hammer {
                         }
                     }
                 }
-                counted.fetch_add(1, Ordering::Relaxed);
-                thread::sleep(PAUSE);
+                *counted.count.lock().unwrap_or_else(PoisonError::into_inner) += 1;
+                counted.more.notify_all();
+                if left.recv_timeout(LOOK) != Err(RecvTimeoutError::Timeout) {
+                    break;
+                }
             }
             seen
         })?;
-        Ok(Self { stop, requests, visitor: Some(visitor) })
+        Ok(Self { leave: Some(leave), requests, visitor: Some(visitor) })
     }
 
     /// How many requests have been made so far.
     #[must_use]
     pub fn requests(&self) -> u64 {
-        self.requests.load(Ordering::Relaxed)
+        *self.requests.count.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits until so many requests have been made in all; false when they are not in that time.
+    #[must_use]
+    pub fn wait_for_requests(&self, enough: u64, within: Duration) -> bool {
+        let count = self.requests.count.lock().unwrap_or_else(PoisonError::into_inner);
+        let waited = self.requests.more.wait_timeout_while(count, within, |count| *count < enough);
+        let (_count, waited) = waited.unwrap_or_else(PoisonError::into_inner);
+        !waited.timed_out()
     }
 
     /// Ends the visit.
     #[must_use]
     pub fn stop(mut self) -> Seen {
-        self.stop.store(true, Ordering::Relaxed);
+        self.leave = None;
         let visitor = self.visitor.take().expect("taken only here and when dropped");
         visitor.join().expect("a visitor does not panic")
     }
@@ -121,7 +139,7 @@ impl Hammer {
 
 impl Drop for Hammer {
     fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
+        self.leave = None;
         if let Some(visitor) = self.visitor.take() {
             visitor.join().ok();
         }

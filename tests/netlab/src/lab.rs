@@ -13,6 +13,7 @@ use rustix::thread::LinkNameSpaceType;
 
 use crate::address::{Host, Rate};
 use crate::command::{LabError, inside, ip_batch, run};
+use crate::wait::{End, Signal as _};
 
 /// Where iproute2 keeps the names of namespaces.
 const NAMESPACES: &str = "/run/netns";
@@ -448,9 +449,10 @@ fn kill_all(namespace: &str) -> Result<(), LabError> {
         }
         for pid in alive {
             // Gone in the meantime is well.
+            let Ok(mut end) = End::of(pid) else { continue };
             rustix::process::kill_process(pid, Signal::KILL).ok();
+            end.wait(deadline);
         }
-        thread::sleep(Duration::from_millis(5));
     }
 }
 

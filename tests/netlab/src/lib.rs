@@ -14,7 +14,8 @@
 //! stays in its segment, because the routers forward only unicast. Links are slowed by `tbf`,
 //! multicast is lost by nftables, and every link has counters.
 //!
-//! [`lab`] is the network, [`farm`] the processes on it, [`hammer`] the visitors of the pages.
+//! [`lab`] is the network, [`farm`] the processes on it, [`hammer`] the visitors of the pages, [`wait`]
+//! how tests wait.
 //! The crate knows the product only by its command line.
 
 pub mod address;
@@ -25,6 +26,7 @@ pub mod lab;
 pub mod process;
 pub mod releases;
 pub mod trees;
+pub mod wait;
 
 pub use address::{Host, Rate};
 pub use command::LabError;

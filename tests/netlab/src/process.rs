@@ -2,26 +2,11 @@
 
 use std::io;
 use std::process::{Child, Command, ExitStatus};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-/// How often conditions are looked at.
-const POLL: Duration = Duration::from_millis(10);
+use rustix::process::Pid;
 
-/// Looks at a condition until it gives something or the time is over. The one place where tests
-/// wait: always for something, never for a while.
-pub fn wait_for<T>(within: Duration, mut condition: impl FnMut() -> Option<T>) -> Option<T> {
-    let deadline = Instant::now() + within;
-    loop {
-        if let Some(found) = condition() {
-            return Some(found);
-        }
-        if Instant::now() >= deadline {
-            return None;
-        }
-        thread::sleep(POLL);
-    }
-}
+use crate::wait::{End, wait_for};
 
 /// A running process; killed when dropped.
 #[derive(Debug)]
@@ -44,6 +29,11 @@ impl Process {
         self.child.id()
     }
 
+    /// Its standard output, once, when it is a pipe.
+    pub fn stdout(&mut self) -> Option<std::process::ChildStdout> {
+        self.child.stdout.take()
+    }
+
     /// How it ended, if it has.
     ///
     /// # Errors
@@ -52,9 +42,25 @@ impl Process {
         self.child.try_wait()
     }
 
+    /// What says that it has ended.
+    ///
+    /// # Errors
+    /// When the kernel cannot say.
+    pub fn end(&self) -> io::Result<End> {
+        End::of(Pid::from_child(&self.child))
+    }
+
     /// Waits for its end; `None` when it still runs after that time.
+    ///
+    /// # Panics
+    /// When the kernel cannot say.
     pub fn wait(&mut self, within: Duration) -> Option<ExitStatus> {
-        wait_for(within, || self.child.try_wait().ok().flatten())
+        // One that has been waited for has no number any more.
+        if let Some(status) = self.ended().expect("the kernel knows its children") {
+            return Some(status);
+        }
+        let mut end = self.end().expect("the kernel knows its children");
+        wait_for(&mut end, within, || self.child.try_wait().ok().flatten())
     }
 
     /// Kills it at once, as `kill -9`, and waits until it is gone.

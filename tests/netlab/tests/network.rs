@@ -1,13 +1,15 @@
 //! What the test network itself promises.
 
+use std::io::{BufRead as _, BufReader};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::mpsc;
 use std::time::Duration;
 
-use pressrun_netlab::process::{Process, wait_for};
+use pressrun_netlab::process::Process;
 use pressrun_netlab::{Counters, Host, Lab, Rate, Spec, lab};
+use rustix::net::sockopt::set_socket_recv_buffer_size_force;
 
 const GROUP: Ipv4Addr = Ipv4Addr::new(239, 255, 77, 1);
 const PORT: u16 = 7707;
@@ -43,6 +45,8 @@ fn listen(lab: &Lab, host: Host) -> (std::thread::JoinHandle<u64>, mpsc::Receive
     let listener = lab
         .thread(host, move || {
             let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, PORT)).expect("binds");
+            // Room for all that any test sends, however late this thread gets its turn.
+            set_socket_recv_buffer_size_force(&socket, 16 << 20).expect("root may have a large buffer");
             socket.join_multicast_v4(&GROUP, &address).expect("joins");
             socket.set_read_timeout(Some(Duration::from_millis(700))).expect("a timeout");
             ready.send(()).expect("somebody waits");
@@ -61,8 +65,6 @@ fn multicast(lab: &Lab, from: Host, datagrams: u32, bytes: usize) {
         let socket = UdpSocket::bind((from.address(), 0)).expect("binds");
         for _ in 0..datagrams {
             socket.send_to(&vec![7; bytes], (GROUP, PORT)).expect("sends");
-            // Slow enough for the smallest receive buffer.
-            std::thread::sleep(Duration::from_micros(20));
         }
     })
     .expect("a thread")
@@ -164,7 +166,7 @@ fn a_panic_takes_the_lab_and_its_processes_down() {
     let result = catch_unwind(AssertUnwindSafe(|| {
         let lab = Lab::up(Spec::of(1, 1)).expect("a lab");
         let prefix = lab.namespace(Host::Ccm).trim_end_matches("ccm").to_owned();
-        let process = lab.command(Host::Ccm, "sleep").arg("1000").spawn().expect("sleeps");
+        let process = Process::start(lab.command(Host::Ccm, "sleep").arg("1000")).expect("sleeps");
         assert_eq!(namespaces_with(&prefix), 4);
         found = Some((prefix, process));
         panic!("as a failing test does");
@@ -172,7 +174,7 @@ fn a_panic_takes_the_lab_and_its_processes_down() {
     assert!(result.is_err());
     let (prefix, mut process) = found.expect("the lab was up");
     assert_eq!(namespaces_with(&prefix), 0);
-    let ended = wait_for(SOON, || process.try_wait().ok().flatten());
+    let ended = process.wait(SOON);
     assert!(ended.is_some_and(|status| !status.success()), "{ended:?}");
 }
 
@@ -184,13 +186,12 @@ fn what_a_killed_process_leaves_is_swept() {
     ended.wait().expect("ends");
     let orphan = format!("pr-{pid}-1-ccm");
     assert!(Command::new("ip").args(["netns", "add", &orphan]).status().expect("ip").success());
-    let mut process =
-        Process::start(Command::new("ip").args(["netns", "exec", &orphan, "sleep", "1000"])).expect("sleeps");
-    wait_for(SOON, || {
-        let pids = Command::new("ip").args(["netns", "pids", &orphan]).output().ok()?;
-        (!pids.stdout.is_empty()).then_some(())
-    })
-    .expect("runs in the namespace");
+    let mut inside = Command::new("ip");
+    inside.args(["netns", "exec", &orphan, "sh", "-c", "echo inside; exec sleep 1000"]).stdout(Stdio::piped());
+    let mut process = Process::start(&mut inside).expect("sleeps");
+    let mut said = String::new();
+    BufReader::new(process.stdout().expect("a pipe")).read_line(&mut said).expect("runs in the namespace");
+    assert_eq!(said, "inside\n");
     lab::sweep().expect("sweeps");
     assert_eq!(namespaces_with(&orphan), 0);
     assert!(process.wait(SOON).is_some());

@@ -4,18 +4,17 @@
 //! directories shows the new content. Each run is waited for before the next one begins.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use clap::Parser;
 use netlab::farm::{Farm, FarmSpec, SITE};
 use netlab::trees::{self, Dice, Plan};
+use netlab::wait::{Changes, wait_for};
 use pressrun_netlab as netlab;
 use serde_json::{Value, json};
 
-/// How often the live directories are looked at: the resolution of the result.
-const POLL: Duration = Duration::from_millis(1);
 /// Longest time for one change; beyond that something is broken.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// The goal of the median.
@@ -84,16 +83,16 @@ fn main() -> ExitCode {
         let content = dice.bytes(FILE_BYTES);
         fs::write(farm.staging().join(FILE), &content).expect("staging");
         let mut waiting: Vec<PathBuf> = farm.hosts().into_iter().map(|host| farm.live(host).join(FILE)).collect();
+        let places =
+            farm.hosts().into_iter().map(|host| farm.live(host)).filter_map(|live| live.parent().map(Path::to_owned));
+        let mut switches = Changes::of(places).expect("the places of live directories can be watched");
         let start = Instant::now();
         let publish = farm.cli_start(&["publish", SITE, "--wait"]);
-        while !waiting.is_empty() {
+        let live = wait_for(&mut switches, PATIENCE, || {
             waiting.retain(|path| fs::read(path).ok().as_ref() != Some(&content));
-            if waiting.is_empty() {
-                break;
-            }
-            assert!(start.elapsed() < PATIENCE, "run {run} is not live: {waiting:?}: {}", publish.finish());
-            std::thread::sleep(POLL);
-        }
+            waiting.is_empty().then_some(())
+        });
+        assert!(live.is_some(), "run {run} is not live: {waiting:?}: {}", publish.finish());
         measured.add("live on every server", start.elapsed().as_secs_f64());
         let publish = publish.finish().expect_code(0);
         measured.add("command ended", start.elapsed().as_secs_f64());

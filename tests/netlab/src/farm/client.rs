@@ -14,7 +14,8 @@ use serde_json::Value;
 use super::run::Run;
 use super::{Farm, Meter, SITE, START_PATIENCE};
 use crate::address::Host;
-use crate::process::{Process, wait_for};
+use crate::process::Process;
+use crate::wait::wait_for;
 
 /// Longer than any command takes; one that is still running is hung.
 const COMMAND_PATIENCE: Duration = Duration::from_secs(300);
@@ -184,23 +185,27 @@ impl Farm {
         Run { code: result.code, said: result.said(), json: result.json }
     }
 
-    /// Waits until a run is final. A CCM that is just being started is asked again.
+    /// Waits until a run is final, also when the CCM is just being started.
     ///
     /// # Panics
     /// When it is not in that time.
     #[must_use]
     pub fn wait_final(&self, run: u64, within: Duration) -> Run {
-        let mut last = None;
-        let last_known = wait_for(within, || {
-            let result = self.cli(&["run", "show", &run.to_string()]);
-            let shown = Run { code: result.code, said: result.said(), json: result.json };
-            if shown.code == 0 && shown.is_final() {
-                return Some(shown);
-            }
-            last = Some(shown);
-            None
-        });
-        last_known.unwrap_or_else(|| panic!("run {run} does not end: {last:?}"))
+        let seconds = format!("{}s", within.as_secs());
+        let waited = self.cli(&["run", "wait", &run.to_string(), "--timeout", &seconds]);
+        let shown = self.run_show(run);
+        assert!(shown.is_final(), "run {run} does not end: {waited}\n{shown}");
+        shown
+    }
+
+    /// Waits until what the CCM tells of the fleet and its runs meets a condition, which is looked at
+    /// after every event.
+    ///
+    /// # Panics
+    /// When the CCM does not tell.
+    #[must_use]
+    pub fn wait_for<T>(&self, within: Duration, condition: impl FnMut() -> Option<T>) -> Option<T> {
+        wait_for(&mut self.events(), within, condition)
     }
 
     /// Waits until the servers of a segment have sent so many bytes to their LAN for a run: it is in
@@ -209,7 +214,7 @@ impl Farm {
     /// # Panics
     /// When the run ends before.
     pub fn wait_in_session(&self, run: u64, segment: u8, meter: &Meter, bytes: u64) {
-        let sending = wait_for(START_PATIENCE, || {
+        let sending = self.wait_for(START_PATIENCE, || {
             if self.segment_sent_since(segment, meter) >= bytes {
                 return Some(());
             }
@@ -238,7 +243,7 @@ impl Farm {
     /// When they are not.
     pub fn wait_online(&self) {
         let mut seen = None;
-        let online = wait_for(START_PATIENCE, || {
+        let online = self.wait_for(START_PATIENCE, || {
             let servers = self.servers();
             let online = self
                 .hosts()
@@ -257,7 +262,7 @@ impl Farm {
     /// When it does not.
     pub fn wait_state(&self, host: Host, state: &str, within: Duration) {
         let mut seen = None;
-        let reached = wait_for(within, || {
+        let reached = self.wait_for(within, || {
             let server = self.servers().remove(&host.to_string()).unwrap_or_default();
             let reached = server["state"] == state || (state == "stale" && site_of(&server)["stale"] == true);
             seen = Some(server);

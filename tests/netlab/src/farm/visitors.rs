@@ -7,7 +7,6 @@ use std::time::Duration;
 use super::Farm;
 use crate::address::Host;
 use crate::hammer::{Hammer, body_hash};
-use crate::process::wait_for;
 
 /// Longest time for a round through all pages.
 const ROUND_PATIENCE: Duration = Duration::from_secs(60);
@@ -40,8 +39,7 @@ impl Visitors {
     pub fn wait_for_a_round(&self) {
         for (host, hammer) in &self.hammers {
             let enough = hammer.requests() + self.pages.len() as u64 + 1;
-            let round = wait_for(ROUND_PATIENCE, || (hammer.requests() >= enough).then_some(()));
-            round.unwrap_or_else(|| panic!("the visitor of {host} does not get on"));
+            assert!(hammer.wait_for_requests(enough, ROUND_PATIENCE), "the visitor of {host} does not get on");
         }
     }
 
