@@ -1,6 +1,6 @@
 //! How a command ends: exit codes, errors, and the one place where errors are printed.
 
-use std::error::Error;
+use common::errors::chain;
 use std::io::{self, Write as _};
 use std::process::ExitCode;
 
@@ -170,22 +170,6 @@ impl CommandError {
         }
         document
     }
-}
-
-/// An error with all its causes, in one line.
-pub(crate) fn chain(error: &(dyn Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(source) = next {
-        let said = source.to_string();
-        // Some libraries repeat their cause.
-        if !text.ends_with(&said) {
-            text.push_str(": ");
-            text.push_str(&said);
-        }
-        next = source.source();
-    }
-    text
 }
 
 /// Prints why a command did not do what it was asked for, on standard error.

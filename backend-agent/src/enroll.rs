@@ -11,23 +11,22 @@ use std::time::Duration;
 use bytes::Bytes;
 use common::credential::Credential;
 use common::digest::Digest;
+use common::errors::chain;
+use common::hex::{hex, parse_hex, unhex};
 use common::ids::{SegmentName, ServerId, ServerName};
 use common::keys::{SecretKey, Signed};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper_util::rt::TokioIo;
 use lan_channel::envelope::SegmentKey;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{CryptoProvider, verify_tls13_signature};
-use rustls::pki_types::{CertificateDer, ServerName as TlsName, UnixTime};
-use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName as TlsName;
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
-use transfer::tls::Peer;
+use transfer::tls::{Peer, TlsError};
 
 use crate::config::Config;
-use crate::identity::{Identity, PublishKeyText, hex, publish_keys, unhex};
-use crate::worker::chain;
+use crate::identity::{Identity, PublishKeyText, publish_keys};
 
 /// Longest answer that is read, in bytes.
 const ANSWER_BYTES_MAX: usize = 1 << 20;
@@ -53,6 +52,9 @@ pub enum EnrollError {
         /// What was given.
         url: String,
     },
+    /// There is no TLS to be had.
+    #[error("a connection to the content control manager cannot be secured")]
+    Tls(#[source] TlsError),
     /// The CCM does not answer.
     #[error("the content control manager at {url} does not answer")]
     Unreachable {
@@ -162,7 +164,7 @@ pub async fn enroll(config: &Config) -> Result<Identity, EnrollError> {
     let segment = config.segment.clone().ok_or(EnrollError::Missing { what: "--segment NAME" })?;
     let digest = pinned(token)?;
 
-    let unproven = client(Arc::new(Unproven(provider())));
+    let unproven = transfer::unproven::client_config().map_err(EnrollError::Tls)?;
     let document = get(&url, unproven, None, "/api/v1/root", None).await?;
     if Digest::of(&document) != digest {
         return Err(EnrollError::WrongCluster { url });
@@ -216,23 +218,9 @@ pub async fn enroll(config: &Config) -> Result<Identity, EnrollError> {
         ca: root.ca,
         credential,
         control_key,
-        segment_key: SegmentKey(common::ids::parse_hex(&reply.segment_key).map_err(|error| answer(&error))?),
+        segment_key: SegmentKey(parse_hex(&reply.segment_key).map_err(|error| answer(&error))?),
         publish_keys,
     })
-}
-
-fn provider() -> Arc<CryptoProvider> {
-    Arc::new(rustls::crypto::aws_lc_rs::default_provider())
-}
-
-fn client(verifier: Arc<dyn ServerCertVerifier>) -> Arc<ClientConfig> {
-    let config = ClientConfig::builder_with_provider(provider())
-        .with_protocol_versions(&[&rustls::version::TLS13])
-        .expect("the provider has TLS 1.3")
-        .dangerous()
-        .with_custom_certificate_verifier(verifier)
-        .with_no_client_auth();
-    Arc::new(config)
 }
 
 /// One request: GET, or POST when there is a body. Tries again while nobody listens.
@@ -308,45 +296,6 @@ async fn converse(
         Err(_) => format!("status {status}"),
     };
     Err(EnrollError::Refused { status: status.as_u16(), detail })
-}
-
-/// Takes any certificate: for the root document only, which is believed by its digest.
-#[derive(Debug)]
-struct Unproven(Arc<CryptoProvider>);
-
-impl ServerCertVerifier for Unproven {
-    fn verify_server_cert(
-        &self,
-        _end_entity: &CertificateDer<'_>,
-        _intermediates: &[CertificateDer<'_>],
-        _server_name: &TlsName<'_>,
-        _ocsp_response: &[u8],
-        _now: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _message: &[u8],
-        _cert: &CertificateDer<'_>,
-        _dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Err(rustls::Error::General("TLS 1.2 is not spoken here".to_owned()))
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature(message, cert, dss, &self.0.signature_verification_algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
-    }
 }
 
 #[cfg(test)]

@@ -6,7 +6,8 @@ use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use common::credential::{Credential, Roles};
-use common::ids::{ClusterId, SegmentName, ServerId, ServerName, parse_hex};
+use common::hex::{hex, parse_hex, unhex};
+use common::ids::{ClusterId, SegmentName, ServerId, ServerName};
 use common::keys::{PublicKey, PublishKeys, SecretKey, Signed};
 use lan_channel::envelope::SegmentKey;
 use serde::{Deserialize, Serialize};
@@ -105,21 +106,6 @@ struct Stored {
     control_key: String,
     segment_key: String,
     publish_keys: Vec<PublishKeyText>,
-}
-
-/// Bytes as hexadecimal digits.
-#[must_use]
-pub fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-/// Hexadecimal digits as bytes; `None` for anything else.
-#[must_use]
-pub fn unhex(text: &str) -> Option<Vec<u8>> {
-    if !text.is_ascii() || !text.len().is_multiple_of(2) {
-        return None;
-    }
-    (0..text.len()).step_by(2).map(|at| u8::from_str_radix(&text[at..at + 2], 16).ok()).collect()
 }
 
 impl Identity {

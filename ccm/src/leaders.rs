@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use common::control::{ToCcm, ToLeader};
+use common::errors::chain;
 use common::fleet::SegmentReport;
 use common::framing;
 use common::ids::{SegmentName, ServerId};
@@ -18,7 +19,7 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 use crate::engine::delivery::Leader;
-use crate::engine::{Engine, chain, now};
+use crate::engine::{Engine, now};
 use crate::store::ServerRecord;
 
 /// A leader that says nothing for this long is taken for gone; it pings every five seconds.

@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::ids::{IdError, parse_hex};
+use crate::hex::{HexError, parse_hex};
 
 /// A BLAKE3 digest. Text form: 64 hexadecimal digits; binary form: 32 bytes.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -44,8 +44,8 @@ impl fmt::Debug for Digest {
 }
 
 impl FromStr for Digest {
-    type Err = IdError;
-    fn from_str(text: &str) -> Result<Self, IdError> {
+    type Err = HexError;
+    fn from_str(text: &str) -> Result<Self, HexError> {
         parse_hex::<32>(text).map(Self)
     }
 }
@@ -79,8 +79,8 @@ impl fmt::Display for Version {
 }
 
 impl FromStr for Version {
-    type Err = IdError;
-    fn from_str(text: &str) -> Result<Self, IdError> {
+    type Err = HexError;
+    fn from_str(text: &str) -> Result<Self, HexError> {
         text.parse().map(Self)
     }
 }

@@ -3,6 +3,7 @@
 //! Names are short and plain on purpose: they appear in paths, certificates, logs, URLs and
 //! command lines, and must mean the same in all of them without quoting.
 
+use crate::hex::{HexError, parse_hex};
 use std::fmt;
 use std::str::FromStr;
 
@@ -146,8 +147,8 @@ macro_rules! random_id {
         }
 
         impl FromStr for $name {
-            type Err = IdError;
-            fn from_str(text: &str) -> Result<Self, IdError> {
+            type Err = HexError;
+            fn from_str(text: &str) -> Result<Self, HexError> {
                 parse_hex::<16>(text).map(Self)
             }
         }
@@ -162,31 +163,6 @@ random_id!(
     /// The cluster: one CCM and all that enrolled with it.
     ClusterId
 );
-
-/// Why a text is not an identifier or digest.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{text:?} is not {digits} hexadecimal digits")]
-pub struct IdError {
-    text: String,
-    digits: usize,
-}
-
-/// Reads exactly `2 * N` hexadecimal digits.
-///
-/// # Errors
-/// [`IdError`] when length or digits differ.
-pub fn parse_hex<const N: usize>(text: &str) -> Result<[u8; N], IdError> {
-    let error = || IdError { text: text.chars().take(80).collect(), digits: 2 * N };
-    if text.len() != 2 * N || !text.is_ascii() {
-        return Err(error());
-    }
-    let mut bytes = [0; N];
-    for (byte, pair) in bytes.iter_mut().zip(text.as_bytes().chunks_exact(2)) {
-        let digit = |c: u8| (c as char).to_digit(16).ok_or_else(error);
-        *byte = u8::try_from(digit(pair[0])? * 16 + digit(pair[1])?).map_err(|_| error())?;
-    }
-    Ok(bytes)
-}
 
 macro_rules! number_type {
     ($(#[$doc:meta])* $name:ident) => {

@@ -3,7 +3,8 @@
 //! In reading order: who and what things are called ([`ids`], [`path`]), what a tree of content is
 //! ([`digest`], [`manifest`], [`exclude`]), what is ordered to be done with it ([`assignment`]),
 //! why it is believed ([`keys`], [`credential`], [`ticket`]), who takes part ([`fleet`]), what
-//! came of it ([`outcome`]), and how the parts talk ([`control`], [`framing`]).
+//! came of it ([`outcome`]), how the parts talk ([`control`], [`framing`]), and how things are printed
+//! ([`errors`], [`hex`]).
 //!
 //! Absences: no sockets, no tokio, no files, no clock. Randomness appears only where keys and ids
 //! are made.
@@ -12,9 +13,11 @@ pub mod assignment;
 pub mod control;
 pub mod credential;
 pub mod digest;
+pub mod errors;
 pub mod exclude;
 pub mod fleet;
 pub mod framing;
+pub mod hex;
 pub mod ids;
 pub mod keys;
 pub mod manifest;

@@ -4,22 +4,17 @@
 //! is believed only when it has the digest; it names the authority that every further connection
 //! must show. Nothing secret goes over the first one.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use common::digest::Digest;
 use http_body_util::Full;
 use hyper::Request;
 use hyper::header::HOST;
-use rustls::ClientConfig;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{CryptoProvider, aws_lc_rs, verify_tls13_signature};
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{DigitallySignedStruct, SignatureScheme};
+use rustls::pki_types::ServerName;
 use serde::Deserialize;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
-use transfer::tls::{ConnectError, DNS_NAME, TlsError};
+use transfer::tls::{ConnectError, DNS_NAME};
 
 use super::{ClientError, Url, converse, lookup, within};
 
@@ -54,13 +49,7 @@ pub(super) async fn authority(url: &Url, digest: Digest) -> Result<String, Clien
 }
 
 async fn fetch(url: &Url) -> Result<(hyper::StatusCode, hyper::body::Bytes), ClientError> {
-    let provider = Arc::new(aws_lc_rs::default_provider());
-    let config = ClientConfig::builder_with_provider(Arc::clone(&provider))
-        .with_protocol_versions(&[&rustls::version::TLS13])
-        .map_err(|source| ClientError::Authority(TlsError::Version { source }))?
-        .dangerous()
-        .with_custom_certificate_verifier(Arc::new(Unproven(provider)))
-        .with_no_client_auth();
+    let config = transfer::unproven::client_config().map_err(ClientError::Authority)?;
     let addresses = lookup(url).await?;
     let address = addresses[0];
     let unreachable = |source| ClientError::Unreachable {
@@ -69,50 +58,11 @@ async fn fetch(url: &Url) -> Result<(hyper::StatusCode, hyper::body::Bytes), Cli
     };
     let stream = TcpStream::connect(addresses.as_slice()).await.map_err(unreachable)?;
     let name = ServerName::try_from(DNS_NAME).expect("a fixed, good name");
-    let stream = TlsConnector::from(Arc::new(config)).connect(name, stream).await.map_err(unreachable)?;
+    let stream = TlsConnector::from(config).connect(name, stream).await.map_err(unreachable)?;
     let request = Request::builder()
         .uri(ROOT_PATH)
         .header(HOST, url.authority())
         .body(Full::default())
         .expect("a fixed, good request");
     converse(url, stream, request, ROOT_BYTES_MAX).await
-}
-
-/// Takes any certificate: for a document that is believed by its digest, and for nothing else.
-#[derive(Debug)]
-struct Unproven(Arc<CryptoProvider>);
-
-impl ServerCertVerifier for Unproven {
-    fn verify_server_cert(
-        &self,
-        _certificate: &CertificateDer<'_>,
-        _intermediates: &[CertificateDer<'_>],
-        _name: &ServerName<'_>,
-        _ocsp: &[u8],
-        _now: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _message: &[u8],
-        _certificate: &CertificateDer<'_>,
-        _signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Err(rustls::Error::General("TLS 1.2 is not spoken here".to_owned()))
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature(message, certificate, signature, &self.0.signature_verification_algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
-    }
 }

@@ -13,6 +13,7 @@ mod content;
 mod fleet;
 mod report;
 
+use common::errors::chain;
 use std::fs;
 use std::io::{self, IsTerminal as _};
 use std::os::unix::fs::DirBuilderExt as _;
@@ -23,7 +24,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::client::{Answer, Client, ClientArgs, ClientError, Place, PlaceError};
-use crate::exit::{CommandError, chain};
+use crate::exit::CommandError;
 use crate::output::{bytes, print};
 use crate::view::{Accepted, Diff, Items, Run, Segment, Server, Token};
 use crate::{follow, stop};

@@ -1,7 +1,7 @@
 //! Moving objects between sites.
 //!
 //! In reading order: how an object is cut and checked ([`chunk`]), where objects lie and how
-//! unfinished ones survive a crash ([`store`]), who is at the other end of a connection ([`tls`]),
+//! unfinished ones survive a crash ([`store`]), who is at the other end of a connection ([`tls`], [`unproven`]),
 //! one HTTP/1.1 connection ([`http`]), handing objects out ([`server`]) and getting them
 //! ([`fetch`]).
 //!
@@ -19,3 +19,4 @@ mod test_pki;
 #[cfg(test)]
 mod test_site;
 pub mod tls;
+pub mod unproven;

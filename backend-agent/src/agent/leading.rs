@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use common::control::{ALPN, ToCcm, ToLeader};
 use common::digest::Digest;
+use common::errors::chain;
 use common::fleet::{MemberInfo, SegmentReport};
 use common::ids::{SegmentName, ServerId};
 use common::keys::Signed;
@@ -27,7 +28,6 @@ use transfer::tls::Peer;
 use super::member::resolve;
 use super::{Agent, Event};
 use crate::identity::Identity;
-use crate::worker::chain;
 
 /// How often the CCM hears how a session stands.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(250);

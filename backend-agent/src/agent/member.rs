@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use common::control::Source;
 use common::credential::Credential;
+use common::errors::chain;
 use common::ids::ServerId;
 use common::keys::Signed;
 use common::outcome::{Outcome, Report};
@@ -23,7 +24,7 @@ use super::leading::Leading;
 use super::{Agent, DATAGRAMS_PER_TURN, Event, HANDLED_MAX, KEEP_APPLIED, host, persist_epoch};
 use crate::identity::{IdentityError, write_private};
 use crate::receive::{self, Announced};
-use crate::worker::{Done, Job, chain, wall_time};
+use crate::worker::{Done, Job, wall_time};
 
 /// Most frames taken before something else gets its turn: more than a receive buffer holds.
 const FRAMES_PER_DRAIN: usize = 16_384;

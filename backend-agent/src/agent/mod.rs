@@ -19,6 +19,7 @@ use std::time::{Duration, Instant};
 
 use common::control::{Notification, Source};
 use common::digest::Digest;
+use common::errors::chain;
 use common::fleet::MemberInfo;
 use common::ids::{AssignmentNumber, ServerId};
 use common::outcome::{Outcome, SiteState};
@@ -41,7 +42,7 @@ use crate::config::{Config, DEFAULT_ROOTS};
 use crate::enroll::{EnrollError, enroll, host_and_port};
 use crate::identity::{Identity, IdentityError, create_private_dir, write_private};
 use crate::receive::Receptions;
-use crate::worker::{Done, Scope, Worker, chain};
+use crate::worker::{Done, Scope, Worker};
 use leading::Leading;
 
 /// How often what the machine is (load, disk) is looked at.

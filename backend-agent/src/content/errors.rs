@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use common::assignment::{ApplyError, AssignmentError};
 use common::digest::Version;
+use common::errors::chain;
 use common::exclude::ExcludeError;
 use common::ids::{AssignmentNumber, ClusterId, Sequence, ServerId, SiteName};
 use common::outcome::{Refusal, RefusalCode};
@@ -242,16 +243,4 @@ impl ContentError {
 /// Out of space, inodes or quota, or over the largest file size.
 fn is_full(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge)
-}
-
-/// An error with all its causes, in one line.
-pub(super) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
 }

@@ -5,6 +5,7 @@ use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
 
+use common::errors::chain;
 use common::ids::{ServerName, SiteName};
 use common::outcome::SiteState;
 use rustix::fs::{FileType, FlockOperation, Mode, OFlags};
@@ -156,10 +157,9 @@ impl SiteTrees {
         };
         match trees.recover() {
             Ok(()) => Ok(trees),
-            Err(error) => Err(OpenError::Recovery {
-                live: trees.live_path.clone(),
-                source: io::Error::other(errors_text(&error)),
-            }),
+            Err(error) => {
+                Err(OpenError::Recovery { live: trees.live_path.clone(), source: io::Error::other(chain(&error)) })
+            }
         }
     }
 
@@ -237,8 +237,4 @@ impl Move {
             Self::Vanish { outgoing } => live != Some(outgoing),
         }
     }
-}
-
-fn errors_text(error: &ContentError) -> String {
-    super::errors::chain(error)
 }

@@ -231,7 +231,7 @@ impl SiteTrees {
         let outcome = self.record_prepared(header, place)?;
         self.save_index();
         if let Err(error) = self.tidy() {
-            tracing::warn!(site = %self.site, error = super::errors::chain(&error), "an old staged tree stays for now");
+            tracing::warn!(site = %self.site, error = common::errors::chain(&error), "an old staged tree stays for now");
         }
         Ok(outcome)
     }

@@ -13,6 +13,7 @@ use std::os::fd::AsFd as _;
 
 use common::assignment::Header;
 use common::digest::Version;
+use common::errors::chain;
 use common::exclude::Exclude;
 use common::ids::AssignmentNumber;
 use common::manifest::Manifest;
@@ -20,7 +21,7 @@ use common::outcome::Outcome;
 use common::time::WallTime;
 use rustix::fs::{Mode, RenameFlags};
 
-use super::errors::{ContentError, chain};
+use super::errors::ContentError;
 use super::excluded::{Rule, find, mirror, settle};
 use super::fault::Point;
 use super::journal::{Backup, Before, Body, Journal, Live, Move, Place, Prepared, Swap};

@@ -7,7 +7,8 @@ use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::IntoResponse as _;
 use common::credential::Roles;
-use common::ids::{SegmentName, ServerName, parse_hex};
+use common::hex::{hex, parse_hex};
+use common::ids::{SegmentName, ServerName};
 use common::keys::PublicKey;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -18,7 +19,6 @@ use super::guard::{SESSION_COOKIE, is_same_origin};
 use super::problem::Problem;
 use crate::store::{JoinToken, rfc3339};
 use crate::trust::enrol::{EnrolRequest, TokenGrant};
-use crate::trust::hex;
 use crate::trust::login::{Principal, SESSION_LIFETIME};
 
 /// Longest life of a join token, in seconds: a year.

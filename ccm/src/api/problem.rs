@@ -5,6 +5,7 @@ use std::error::Error;
 
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use common::errors::chain;
 use common::ids::RunNumber;
 use serde_json::{Map, Value};
 
@@ -61,14 +62,7 @@ impl Problem {
 
     /// Our own failure (500): the log has all of it, the answer nothing that could help a stranger.
     pub(super) fn internal(error: &(dyn Error + 'static)) -> Self {
-        let mut chain = error.to_string();
-        let mut next = error.source();
-        while let Some(source) = next {
-            chain.push_str(": ");
-            chain.push_str(&source.to_string());
-            next = source.source();
-        }
-        tracing::error!(error = %chain, "a request failed");
+        tracing::error!(error = chain(error), "a request failed");
         let detail = "the CCM could not do this; its log says why";
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", detail)
     }

@@ -1,10 +1,11 @@
 //! What is not needed any more goes: old history, contents that no kept version names, objects of
 //! runs that a crash cut off.
 
+use common::errors::chain;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use super::{Engine, EngineError, blocking, chain, now};
+use super::{Engine, EngineError, blocking, now};
 use crate::store::Retention;
 
 /// How often. An hour: disks fill slowly, and the work is small when there is nothing to do.

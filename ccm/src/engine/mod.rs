@@ -28,8 +28,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::SystemTime;
 
+use common::errors::chain;
 use common::exclude::Exclude;
-use common::ids::{AssignmentNumber, GroupName, RunNumber, ServerId, SiteName};
+use common::ids::{AssignmentNumber, GroupName, RunNumber, ServerId, ServerName, SiteName};
 use common::manifest::Manifest;
 use common::time::WallTime;
 use tokio::sync::{Notify, watch};
@@ -196,22 +197,9 @@ pub enum EngineError {
     Worker,
 }
 
-/// An error with all its causes, in one line.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
-}
-
 /// The clock of the control plane.
 pub(crate) fn now() -> WallTime {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    WallTime(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+    SystemTime::now().into()
 }
 
 /// Runs something that reads and writes files where it holds up nobody.
@@ -332,7 +320,7 @@ impl Engine {
     }
 
     /// Names of all servers.
-    fn names(&self) -> run::Names {
+    fn names(&self) -> BTreeMap<ServerId, ServerName> {
         self.store.servers().unwrap_or_default().into_iter().map(|server| (server.id, server.name)).collect()
     }
 

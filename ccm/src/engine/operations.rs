@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use common::errors::chain;
 use common::ids::{RunNumber, ServerId};
 use common::manifest::{Entry, Manifest};
 use common::path::ContentPath;
@@ -11,7 +12,7 @@ use futures_util::future::BoxFuture;
 use tokio::sync::watch;
 
 use super::requests::Comparison;
-use super::{Engine, EngineError, RunRequest, blocking, chain};
+use super::{Engine, EngineError, RunRequest, blocking};
 use crate::api::operations::{
     Accepted, CheckpointRequest, DiffAdded, DiffChanged, DiffMoved, DiffPath, DiffReport, DiffRequest, OperationError,
     Operations, PublishRequest, RestoreRequest, RollbackRequest,

@@ -4,10 +4,11 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use common::errors::chain;
 use common::ids::{RunNumber, ServerId, SiteName};
 
 use super::run::{Resume, RunRequest, execute};
-use super::{Engine, EngineError, chain};
+use super::{Engine, EngineError};
 use crate::store::RunState;
 
 /// An unfinished run, as far as conflicts go.

@@ -6,10 +6,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use common::digest::Version;
+use common::errors::chain;
 use common::ids::{GroupName, ServerId, SiteName};
 
 use super::run::RunRequest;
-use super::{Engine, EngineError, chain, now};
+use super::{Engine, EngineError, now};
 use crate::store::{RunKind, RunState};
 
 /// How often the fleet is compared with what is wanted.

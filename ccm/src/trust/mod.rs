@@ -20,7 +20,8 @@ mod tests;
 use std::path::{Path, PathBuf};
 
 use common::digest::Digest;
-use common::ids::{ClusterId, parse_hex};
+use common::hex::{hex, parse_hex};
+use common::ids::ClusterId;
 use common::keys::{PublishKey, PublishKeys, SecretKey};
 use common::time::WallTime;
 use serde::{Deserialize, Serialize};
@@ -277,14 +278,4 @@ fn publish_key_text(epoch: u32, key: &SecretKey) -> String {
 fn read_publish_key(text: &str) -> Option<PublishKey> {
     let (epoch, key) = text.trim_end().split_once(' ')?;
     Some(PublishKey { epoch: epoch.parse().ok()?, key: SecretKey::from_bytes(&parse_hex(key).ok()?) })
-}
-
-/// Bytes as hexadecimal digits.
-#[must_use]
-pub fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write as _;
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-        write!(text, "{byte:02x}").expect("writing to a string succeeds");
-        text
-    })
 }

@@ -4,9 +4,7 @@
 //! its public part and compared in constant time.
 
 use common::digest::Digest;
-use common::ids::parse_hex;
-
-use super::hex;
+use common::hex::{hex, parse_hex};
 
 /// Begins a join token.
 const JOIN_PREFIX: &str = "prt1";

@@ -1,0 +1,187 @@
+//! Which version a run leads to, from which base, for whom, and the assignment that says so.
+
+use std::collections::BTreeSet;
+use std::sync::atomic::Ordering;
+
+use common::assignment::Kind;
+use common::digest::Digest;
+use common::errors::chain;
+use common::ids::ServerId;
+use common::manifest::Manifest;
+use common::outcome::Outcome;
+
+use super::{Execution, Stop, TICK};
+use crate::engine::order::{Body, Frame, Sealed};
+use crate::engine::{EngineError, blocking, now};
+use crate::ingest::diff::keep_times;
+use crate::ingest::inventory::needed_of;
+use crate::store::{RunKind, RunState, View};
+
+impl Execution {
+    /// Ingest and build: which version, from which base, with what content.
+    pub(super) async fn assign(&mut self, quorum: usize) -> Result<(), Stop> {
+        let view = self.engine.store.view(&self.site.name, &self.group.name)?;
+        self.run.base = view.as_ref().map(|view| view.version);
+        self.recorder.start("ingest", now());
+        self.save();
+        let result = self.ingest(view.as_ref()).await?;
+        self.recorder.end("ingest", result.content_bytes(), now());
+        let version = result.version();
+        if self.resume.result != Some(version) {
+            // What servers said before a restart was about another tree.
+            self.resume.inventory = None;
+        }
+        self.resume.result = Some(version);
+        self.run.result = Some(version);
+
+        self.await_members().await;
+        let online = self.engine.hub.online();
+        let present: Vec<ServerId> =
+            self.members.iter().map(|member| member.id).filter(|id| online.contains_key(id)).collect();
+        for member in &self.members {
+            if !online.contains_key(&member.id) {
+                self.recorder.server(member.id, "offline", Some("was not online when the run began".into()));
+            }
+        }
+        let fresh: Vec<ServerId> = match &view {
+            Some(view) if self.run.kind != RunKind::Synchronize => present
+                .iter()
+                .copied()
+                .filter(|id| self.engine.hub.live(*id, &self.site.name) == Some(view.version))
+                .collect(),
+            Some(_) | None => Vec::new(),
+        };
+        // A base that too few servers have serves nobody: then every server gets what it lacks.
+        self.resume.any_base = view.is_none() || fresh.len() < quorum;
+        let mut targets = if self.resume.any_base { present } else { fresh };
+        for member in &self.members {
+            if !targets.contains(&member.id) && online.contains_key(&member.id) {
+                let reason = "has another version live; it is synchronised after this run";
+                self.recorder.server(member.id, "stale", Some(reason.into()));
+            }
+        }
+        self.enough(targets.len(), quorum, "online")?;
+
+        self.recorder.start("build", now());
+        let frame = self.frame(version);
+        let is_rollback = self.run.kind == RunKind::Rollback && !self.resume.any_base;
+        let sealed = if is_rollback {
+            self.engine.seal(&frame, &Body::Order(Kind::Rollback), &targets, None, &self.cancel)?
+        } else {
+            let needed = if self.resume.any_base && (self.request.adopt || view.is_some()) {
+                Some(self.inventory(&frame, &result, &mut targets).await?)
+            } else {
+                None
+            };
+            self.enough(targets.len(), quorum, "able to take part")?;
+            let base = match (&view, self.resume.any_base) {
+                (Some(view), false) => Some(self.engine.content.manifest(view.version)?),
+                (Some(_), true) | (None, _) => None,
+            };
+            self.build(frame, base, result, needed, targets.clone()).await?
+        };
+        self.run.assignment_bytes = sealed.length;
+        self.recorder.end("build", sealed.length, now());
+        self.resume.prepare = Some(sealed.number);
+        self.decide()?;
+        Ok(())
+    }
+
+    /// Gives servers that may be back in a moment (a new leader is being elected) the time for it.
+    async fn await_members(&self) {
+        let ids: Vec<ServerId> = self.members.iter().map(|member| member.id).collect();
+        let mut changes = self.engine.hub.changes();
+        while self.engine.hub.may_return(&ids) && !self.cancel.load(Ordering::Relaxed) {
+            let _either = tokio::time::timeout(TICK, changes.changed()).await;
+        }
+    }
+
+    async fn ingest(&self, view: Option<&View>) -> Result<Manifest, Stop> {
+        let engine = &self.engine;
+        match self.run.kind {
+            RunKind::Publish => {
+                let (engine, site, cancel) = (engine.clone(), self.site.clone(), self.cancel.clone());
+                let mut manifest = blocking(move || engine.scan(&site, &cancel)).await?;
+                if let Some(view) = view {
+                    // Times are not part of a version: what is live keeps those it has.
+                    keep_times(&self.engine.content.manifest(view.version)?, &mut manifest);
+                }
+                self.engine.content.put_manifest(&manifest)?;
+                Ok(manifest)
+            }
+            RunKind::Synchronize => {
+                let version = view.ok_or(EngineError::NoResult { run: self.run.run })?.version;
+                if self.request.version.is_some_and(|wanted| wanted != version) {
+                    let message = "another version was published meanwhile".to_owned();
+                    return Err(Stop::End(RunState::Cancelled, message));
+                }
+                Ok(engine.content.manifest(version)?)
+            }
+            RunKind::Rollback => {
+                let previous = view.and_then(|view| view.previous).ok_or_else(|| EngineError::NothingToRollBack {
+                    site: self.site.name.clone(),
+                    group: self.group.name.clone(),
+                })?;
+                Ok(engine.content.manifest(previous)?)
+            }
+            RunKind::Restore => {
+                let version = self.request.version.ok_or(EngineError::NoResult { run: self.run.run })?;
+                Ok(engine.content.manifest(version)?)
+            }
+        }
+    }
+
+    /// Asks the servers what they lack of the result; those that refuse are out.
+    async fn inventory(
+        &mut self,
+        frame: &Frame,
+        result: &Manifest,
+        targets: &mut Vec<ServerId>,
+    ) -> Result<BTreeSet<Digest>, Stop> {
+        let number = match self.resume.inventory {
+            Some(number) => number,
+            None => self.engine.seal(frame, &Body::Inventory(result), targets, None, &self.cancel)?.number,
+        };
+        self.resume.inventory = Some(number);
+        self.decide()?;
+        self.engine.send_out(number, frame.wan)?;
+        let progress = self.wait(number, self.decision_life(), |progress| progress.answered).await?;
+        let mut needed = BTreeSet::new();
+        for (server, outcome) in &progress.outcomes {
+            match outcome {
+                Outcome::Missing(runs) => match needed_of(result, runs) {
+                    Ok(contents) => needed.extend(contents),
+                    Err(error) => {
+                        self.recorder.server(*server, "failed", Some(chain(&error)));
+                        targets.retain(|target| target != server);
+                    }
+                },
+                Outcome::Refused(refusal) => self.recorder.server(*server, "failed", Some(refusal.reason.clone())),
+                Outcome::Received | Outcome::Prepared { .. } | Outcome::Committed { .. } | Outcome::Undone { .. } => (),
+            }
+        }
+        targets.retain(|target| matches!(progress.outcomes.get(target), Some(Outcome::Missing(_))));
+        for server in &progress.unanswered {
+            self.recorder.server(*server, "offline", Some("did not say what it has".into()));
+        }
+        self.engine.hub.finish(number);
+        Ok(needed)
+    }
+
+    async fn build(
+        &self,
+        frame: Frame,
+        base: Option<Manifest>,
+        result: Manifest,
+        needed: Option<BTreeSet<Digest>>,
+        targets: Vec<ServerId>,
+    ) -> Result<Sealed, Stop> {
+        let (engine, cancel) = (self.engine.clone(), self.cancel.clone());
+        let sealed = blocking(move || {
+            let body = Body::Tree { base: base.as_ref(), result: &result, needed };
+            engine.seal(&frame, &body, &targets, None, &cancel)
+        })
+        .await?;
+        Ok(sealed)
+    }
+}

@@ -1,0 +1,214 @@
+//! A run's assignments on their way: sent out, waited for, and shown; the commit after the decision,
+//! and the undo when too few follow.
+
+use std::collections::BTreeSet;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use common::assignment::Kind;
+use common::ids::{AssignmentNumber, ServerId};
+use common::manifest::Manifest;
+use common::outcome::{Outcome, RefusalCode};
+
+use super::{COMMIT_LIFE, Execution, Stop, TICK};
+use crate::engine::hub::Progress;
+use crate::engine::order::Body;
+use crate::engine::{EngineError, now};
+use crate::store::RunState;
+
+/// How long an undo is waited for. Servers that cannot be reached hear of the wanted version when
+/// they return.
+const UNDO_LIFE: Duration = Duration::from_secs(15);
+/// Once the quorum has prepared, the others get as long again, and at least this. Ten seconds: longer
+/// than it takes to elect a leader, shorter than anybody wants to wait for one slow disk.
+const STRAGGLER_WAIT_MIN: Duration = Duration::from_secs(10);
+
+impl Execution {
+    /// Sends the prepare assignment out and waits until every server prepared, refused or is lost.
+    pub(super) async fn prepare(&mut self, quorum: usize) -> Result<Vec<ServerId>, Stop> {
+        let Some(number) = self.resume.prepare else { return Ok(Vec::new()) };
+        self.recorder.start("wan", now());
+        self.save();
+        self.engine.send_out(number, self.wan())?;
+        let begun = tokio::time::Instant::now();
+        let mut quorum_after: Option<Duration> = None;
+        let done = move |progress: &Progress| {
+            let prepared = progress.outcomes.values().filter(|outcome| matches!(outcome, Outcome::Prepared { .. }));
+            if prepared.count() >= quorum {
+                quorum_after.get_or_insert_with(|| begun.elapsed());
+            }
+            progress.answered
+                || quorum_after.is_some_and(|after| begun.elapsed() > after + after.max(STRAGGLER_WAIT_MIN))
+        };
+        let progress = self.wait(number, self.decision_life(), done).await?;
+        let prepared: Vec<ServerId> = progress
+            .outcomes
+            .iter()
+            .filter(|(_, outcome)| matches!(outcome, Outcome::Prepared { .. }))
+            .map(|(server, _)| *server)
+            .collect();
+        for server in &progress.unanswered {
+            let online = self.engine.hub.online().contains_key(server);
+            let (state, reason) = if online {
+                ("failed", "was slower than the others and was not waited for; it is synchronised after this run")
+            } else {
+                ("offline", "fell silent before it had prepared")
+            };
+            self.recorder.server(*server, state, Some(reason.into()));
+        }
+        for phase in ["wan", "multicast", "prepare"] {
+            self.recorder.end_if_open(phase, now());
+        }
+        self.enough(prepared.len(), quorum, "prepared")?;
+        Ok(prepared)
+    }
+
+    /// Waits for a delivery, showing its progress, until `done`, the time is over or somebody cancels.
+    pub(super) async fn wait(
+        &mut self,
+        number: AssignmentNumber,
+        life: Duration,
+        mut done: impl FnMut(&Progress) -> bool,
+    ) -> Result<Progress, Stop> {
+        let mut changes = self.engine.hub.changes();
+        let deadline = tokio::time::Instant::now() + life;
+        let is_prepare = self.resume.prepare == Some(number);
+        loop {
+            changes.mark_unchanged();
+            let progress = self.engine.hub.progress(number).ok_or(EngineError::NoAssignment { number })?;
+            if is_prepare {
+                self.show(&progress);
+            }
+            if done(&progress) {
+                return Ok(progress);
+            }
+            if self.resume.commit.is_none() && self.resume.end.is_none() && self.cancel.load(Ordering::Relaxed) {
+                return Err(Stop::End(RunState::Cancelled, "cancelled before the decision; live is unchanged".into()));
+            }
+            if tokio::time::Instant::now() >= deadline {
+                if self.resume.commit.is_some() || self.resume.end.is_some() {
+                    return Ok(progress);
+                }
+                let message = format!("not prepared within {} s; live is unchanged", life.as_secs());
+                return Err(Stop::End(RunState::Timeout, message));
+            }
+            let _either = tokio::time::timeout(TICK, changes.changed()).await;
+        }
+    }
+
+    fn show(&mut self, progress: &Progress) {
+        let segments = progress.sessions.len() as u64;
+        if progress.everywhere && self.recorder.is_open("wan") {
+            let holders = self.segments_reached();
+            self.recorder.end("wan", self.run.assignment_bytes * holders, now());
+            self.recorder.start("multicast", now());
+        }
+        let sent: u64 = progress.sessions.values().map(|(stats, _)| stats.sent_bytes).sum();
+        let sessions_over = segments > 0 && progress.sessions.values().all(|(_, finished)| *finished);
+        if self.recorder.is_open("multicast") && (sessions_over || progress.answered) {
+            self.recorder.end("multicast", sent, now());
+            self.recorder.start("prepare", now());
+        }
+        self.recorder.set_bytes("multicast", sent);
+        let names = self.engine.names();
+        for (segment, (stats, finished)) in &progress.sessions {
+            let leader = self.engine.hub.segments().get(segment).and_then(|(id, _)| names.get(id).cloned());
+            self.recorder.session(segment, leader, stats, *finished);
+        }
+        for (server, outcome) in &progress.outcomes {
+            match outcome {
+                Outcome::Prepared { .. } => self.recorder.server(*server, "prepared", None),
+                Outcome::Refused(refusal) => self.recorder.server(*server, "failed", Some(refusal.reason.clone())),
+                Outcome::Received | Outcome::Missing(_) | Outcome::Committed { .. } | Outcome::Undone { .. } => (),
+            }
+        }
+        if self.recorder.take_changed() {
+            self.save();
+        }
+    }
+
+    fn segments_reached(&self) -> u64 {
+        self.members.iter().map(|member| &member.segment).collect::<BTreeSet<_>>().len() as u64
+    }
+
+    /// The decision has fallen: commits, and undoes when too few follow.
+    pub(super) async fn commit(&mut self, quorum: usize) -> Result<(RunState, String), Stop> {
+        let Some(number) = self.resume.commit else { return Err(EngineError::NoResult { run: self.run.run }.into()) };
+        self.engine.send_out(number, self.wan())?;
+        let progress = self.wait(number, COMMIT_LIFE, |progress| progress.answered).await?;
+        let result = self.result()?;
+        let committed: Vec<ServerId> = progress
+            .outcomes
+            .iter()
+            .filter(|(_, outcome)| matches!(outcome, Outcome::Committed { version } if *version == result))
+            .map(|(server, _)| *server)
+            .collect();
+        for server in &committed {
+            self.recorder.server(*server, "committed", None);
+            self.engine.hub.set_live(*server, &self.site.name, number, Some(result));
+        }
+        for (server, outcome) in &progress.outcomes {
+            if let Outcome::Refused(refusal) = outcome {
+                self.recorder.server(*server, "failed", Some(refusal.reason.clone()));
+            }
+        }
+        for server in &progress.unanswered {
+            self.recorder.server(*server, "offline", Some("did not confirm the commit".into()));
+        }
+        if committed.len() < quorum {
+            let message = format!(
+                "{} of {} servers committed, the quorum is {quorum}: undone everywhere",
+                committed.len(),
+                self.members.len()
+            );
+            return self.abort(RunState::RolledBack, message).await;
+        }
+        self.finish(&committed)
+    }
+
+    /// Records that the run is to be undone, then undoes it.
+    pub(super) async fn abort(&mut self, state: RunState, message: String) -> Result<(RunState, String), Stop> {
+        self.resume.end = Some((state, message));
+        self.decide()?;
+        self.undo().await
+    }
+
+    /// Brings every server back to what it had before this run.
+    pub(super) async fn undo(&mut self) -> Result<(RunState, String), Stop> {
+        let (state, message) = self.resume.end.clone().ok_or(EngineError::NoResult { run: self.run.run })?;
+        let Some(prepare) = self.resume.prepare else { return Ok((state, message)) };
+        let number = match self.resume.undo {
+            Some(number) => number,
+            None => {
+                let record =
+                    self.engine.store.assignment(prepare)?.ok_or(EngineError::NoAssignment { number: prepare })?;
+                let before = self.engine.store.view(&self.site.name, &self.group.name)?;
+                let version = before.map_or_else(|| Manifest::default().version(), |view| view.version);
+                let body = Body::Order(Kind::Undo { prepared: prepare });
+                let frame = self.frame(version);
+                self.engine.seal(&frame, &body, &record.targets, None, &self.cancel)?.number
+            }
+        };
+        self.resume.undo = Some(number);
+        self.decide()?;
+        self.engine.send_out(number, self.wan())?;
+        let progress = self.wait(number, UNDO_LIFE, |progress| progress.answered).await?;
+        for (server, outcome) in &progress.outcomes {
+            match outcome {
+                Outcome::Undone { version } => {
+                    self.engine.hub.set_live(*server, &self.site.name, number, *version);
+                    self.recorder.undone(*server);
+                }
+                Outcome::Refused(refusal) if refusal.code != RefusalCode::NotPrepared => {
+                    self.recorder.server(*server, "failed", Some(refusal.reason.clone()));
+                }
+                Outcome::Refused(_)
+                | Outcome::Received
+                | Outcome::Missing(_)
+                | Outcome::Prepared { .. }
+                | Outcome::Committed { .. } => (),
+            }
+        }
+        Ok((state, message))
+    }
+}
