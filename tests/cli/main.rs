@@ -36,6 +36,20 @@ fn the_json_of_the_api_is_passed_on_byte_for_byte() {
 }
 
 #[test]
+fn events_are_told_as_they_come_until_the_api_refuses() {
+    let stream = ": hello\n\nid: 5\nevent: run\ndata: {\"run\":7,\"state\":\"done\"}\n\nid: 6\nevent: fleet\ndata: {}\n\n";
+    let fake = Fake::start().answers("GET /api/v1/events", 200, stream);
+    let fake = fake.answers("GET /api/v1/events", 401, &problem(401, "the token ran out"));
+    let ended = fake.run_json(&["events"]);
+    assert_eq!(ended.code, 5, "{ended:?}");
+    let lines: Vec<Value> = ended.out.lines().map(|line| serde_json::from_str(line).expect("JSON lines")).collect();
+    let kinds: Vec<_> = lines.iter().map(|line| (line["kind"].as_str(), line["id"].as_i64())).collect();
+    assert_eq!(kinds, [(Some("following"), Some(0)), (Some("run"), Some(5)), (Some("fleet"), Some(6))]);
+    assert_eq!(lines[1]["data"], json!({ "run": 7, "state": "done" }));
+    assert!(ended.err.contains("the token ran out"), "{ended:?}");
+}
+
+#[test]
 fn people_get_tables() {
     let body = r#"{"items":[{"server":"s1w1","segment":"s1","state":"online","leader":true,"sites":[],
         "disk_free_bytes":5000000000}]}"#;
