@@ -114,6 +114,14 @@ pub(crate) enum CommandError {
         /// Why.
         source: io::Error,
     },
+    /// A time that cannot be read.
+    #[error("{text:?} is no time such as 2030-01-31T18:00 in a time zone such as Europe/Vienna")]
+    Time {
+        /// As given.
+        text: String,
+        /// What is wrong with it.
+        source: jiff::Error,
+    },
     /// A run did not end while somebody waited for it.
     #[error("run {run} is still {state} after {seconds} s; it goes on: `pressrun run wait {run}`")]
     StillRunning {
@@ -142,7 +150,7 @@ impl CommandError {
             Self::Place(error) => error.exit(),
             Self::Client(error) => error.exit(),
             Self::StillRunning { .. } => Exit::Timeout,
-            Self::Path { .. } => Exit::Usage,
+            Self::Path { .. } | Self::Time { .. } => Exit::Usage,
             Self::Ccm(error) => error.exit(),
             Self::Agent(error) => error.exit(),
             Self::Runtime { .. } | Self::Output(_) | Self::Demo(_) => Exit::Failed,

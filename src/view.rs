@@ -221,3 +221,36 @@ pub(crate) struct Token {
     pub(crate) uses_left: u64,
     pub(crate) expires: String,
 }
+
+/// Something that happens by itself.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Schedule {
+    pub(crate) name: String,
+    pub(crate) site: String,
+    pub(crate) group: Option<String>,
+    pub(crate) action: String,
+    pub(crate) words: String,
+    pub(crate) paused: bool,
+    pub(crate) due: Option<String>,
+    pub(crate) upcoming: Vec<String>,
+    pub(crate) last: Option<Last>,
+}
+
+/// What came of a schedule's last time.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Last {
+    pub(crate) due: String,
+    pub(crate) message: String,
+}
+
+/// Why schedules do not publish to a group.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Hold {
+    pub(crate) site: String,
+    pub(crate) group: String,
+    pub(crate) reason: String,
+    pub(crate) since: String,
+}

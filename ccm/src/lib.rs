@@ -4,6 +4,7 @@ pub mod api;
 pub mod engine;
 pub mod ingest;
 pub mod leaders;
+pub mod schedule;
 pub mod server;
 pub mod store;
 pub mod trust;

@@ -119,6 +119,10 @@ name_type!(
     /// A checkpoint's label.
     CheckpointName
 );
+name_type!(
+    /// Something that happens by itself.
+    ScheduleName
+);
 
 macro_rules! random_id {
     ($(#[$doc:meta])* $name:ident) => {

@@ -11,6 +11,7 @@ mod publish;
 mod rollback;
 mod run;
 mod runs;
+mod schedule;
 mod segments;
 mod servers;
 mod site;
@@ -67,6 +68,8 @@ pub(crate) enum Command {
     Runs(runs::Args),
     /// Show a run, wait for it, or cancel it
     Run(run::Args),
+    /// Publish, roll back and more by themselves: once at a time, or again and again
+    Schedule(schedule::Args),
     /// List the servers
     Servers(servers::Args),
     /// List the network segments
@@ -93,6 +96,7 @@ impl Command {
             Self::Checkpoint(args) => args.client.json,
             Self::Runs(args) => args.client.json,
             Self::Run(args) => args.client.json,
+            Self::Schedule(args) => args.client.json,
             Self::Servers(args) => args.client.json,
             Self::Segments(args) => args.client.json,
             Self::Status(args) => args.client.json,
@@ -119,6 +123,7 @@ pub(crate) async fn run(command: Command) -> Result<Exit, CommandError> {
         Command::Checkpoint(args) => checkpoint::run(args).await,
         Command::Runs(args) => runs::run(args).await,
         Command::Run(args) => run::run(args).await,
+        Command::Schedule(args) => schedule::run(args).await,
         Command::Servers(args) => servers::run(args).await,
         Command::Segments(args) => segments::run(args).await,
         Command::Status(args) => status::run(args).await,

@@ -37,7 +37,8 @@ fn the_json_of_the_api_is_passed_on_byte_for_byte() {
 
 #[test]
 fn events_are_told_as_they_come_until_the_api_refuses() {
-    let stream = ": hello\n\nid: 5\nevent: run\ndata: {\"run\":7,\"state\":\"done\"}\n\nid: 6\nevent: fleet\ndata: {}\n\n";
+    let stream =
+        ": hello\n\nid: 5\nevent: run\ndata: {\"run\":7,\"state\":\"done\"}\n\nid: 6\nevent: fleet\ndata: {}\n\n";
     let fake = Fake::start().answers("GET /api/v1/events", 200, stream);
     let fake = fake.answers("GET /api/v1/events", 401, &problem(401, "the token ran out"));
     let ended = fake.run_json(&["events"]);

@@ -18,10 +18,13 @@ use super::ApiState;
 use super::extract::{Answer, blocking};
 use super::fleet;
 use super::problem::Problem;
-use crate::store::{Event, Run, RunSummary, Store, StoreError};
+use crate::store::{Event, Run, RunSummary, Schedule, Store, StoreError};
 
 /// Kind of the events that tell of a run; their data is a run summary.
 pub const RUN_EVENT: &str = "run";
+
+/// Kind of the events that tell of a schedule; their data is the schedule.
+pub const SCHEDULE_EVENT: &str = "schedule";
 
 /// Kind of the events that tell of the fleet; their data is the status.
 pub const FLEET_EVENT: &str = "fleet";
@@ -40,6 +43,16 @@ pub fn add_run_event(store: &Store, run: &Run, now: WallTime) -> Result<i64, Sto
     let summary = serde_json::to_value(RunSummary::from(run));
     let summary = summary.map_err(|source| StoreError::Encode { what: "a run's summary", source: source.into() })?;
     store.add_event(RUN_EVENT, &summary, now)
+}
+
+/// Puts the state of a schedule among the events. Bump the changes after.
+///
+/// # Errors
+/// [`StoreError`].
+pub fn add_schedule_event(store: &Store, schedule: &Schedule, now: WallTime) -> Result<i64, StoreError> {
+    let data = serde_json::to_value(schedule);
+    let data = data.map_err(|source| StoreError::Encode { what: "a schedule", source: source.into() })?;
+    store.add_event(SCHEDULE_EVENT, &data, now)
 }
 
 /// Puts the state of the fleet among the events. Bump the changes after.

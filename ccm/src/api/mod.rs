@@ -17,6 +17,7 @@ mod limits;
 pub mod operations;
 pub mod problem;
 mod runs;
+mod schedules;
 mod sites;
 #[cfg(test)]
 mod tests;
@@ -124,7 +125,16 @@ fn routes(state: ApiState) -> Routes {
         .route(post.clone(), "/api/v1/sites/{site}/checkpoints/{name}/restore", Publish, runs::restore)
         .route(get.clone(), "/api/v1/runs", View, runs::list_runs)
         .route(get.clone(), "/api/v1/runs/{run}", View, runs::show_run)
-        .route(post, "/api/v1/runs/{run}/cancel", Publish, runs::cancel)
+        .route(post.clone(), "/api/v1/runs/{run}/cancel", Publish, runs::cancel)
+        .route(post.clone(), "/api/v1/schedules", Operate, schedules::create)
+        .route(get.clone(), "/api/v1/schedules", View, schedules::list)
+        .route(get.clone(), "/api/v1/schedules/{schedule}", View, schedules::show)
+        .route(delete.clone(), "/api/v1/schedules/{schedule}", Operate, schedules::delete)
+        .route(post.clone(), "/api/v1/schedules/{schedule}/pause", Operate, schedules::pause)
+        .route(post.clone(), "/api/v1/schedules/{schedule}/resume", Operate, schedules::resume)
+        .route(post.clone(), "/api/v1/schedules/{schedule}/skip", Operate, schedules::skip)
+        .route(get.clone(), "/api/v1/holds", View, schedules::list_holds)
+        .route(delete.clone(), "/api/v1/sites/{site}/groups/{group}/hold", Publish, schedules::release)
         .route(get.clone(), "/api/v1/servers", View, fleet::list_servers)
         .route(delete, "/api/v1/servers/{server}", Admin, fleet::remove_server)
         .route(get.clone(), "/api/v1/segments", View, fleet::list_segments)

@@ -210,6 +210,9 @@ pub trait Operations: Send + Sync {
     /// The servers that are alive at this moment.
     fn online(&self) -> BTreeSet<ServerId>;
 
+    /// A schedule is new or changed: the clock looks at it again.
+    fn timetable_changed(&self);
+
     /// Changes its value after every change of a run or of the fleet, and after the event that tells
     /// of it is in the store.
     fn changes(&self) -> watch::Receiver<u64>;

@@ -48,6 +48,7 @@ impl Problem {
             Thing::Segment => "`pressrun segments` shows those there are; a segment comes with its first server",
             Thing::Run => "`pressrun runs` shows those there were",
             Thing::Checkpoint => "`pressrun checkpoint list` shows those there are",
+            Thing::Schedule => "`pressrun schedule list` shows those there are",
             Thing::JoinToken => "`pressrun token list` shows those there are",
             Thing::User => "the first start of the CCM makes the user admin",
         };

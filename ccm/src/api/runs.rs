@@ -44,7 +44,7 @@ async fn target(
     .await
 }
 
-fn quorum(text: Option<&str>) -> Result<Option<Quorum>, Problem> {
+pub(super) fn quorum(text: Option<&str>) -> Result<Option<Quorum>, Problem> {
     text.map(str::parse).transpose().map_err(|e: QuorumError| Problem::invalid("bad-quorum", e.to_string()))
 }
 

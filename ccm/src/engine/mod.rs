@@ -3,7 +3,7 @@
 //! In reading order: what is asked for and refused ([`requests`]), which run may start when
 //! ([`schedule`]), one run's steps ([`run`]) and what it shows ([`record`]), the assignments it makes
 //! ([`order`]), their way over WAN and LAN ([`delivery`], [`wan`]), who is connected ([`hub`]),
-//! what happens to servers that missed something ([`synchronize`]), and what is removed when
+//! what happens to servers that missed something ([`synchronize`]), what happens by itself ([`timetable`]), and what is removed when
 //! ([`housekeeping`]).
 //!
 //! Absences: no HTTP, no TLS, no reading of trees.
@@ -19,6 +19,9 @@ pub mod requests;
 mod run;
 mod schedule;
 mod synchronize;
+mod timetable;
+#[cfg(test)]
+mod timetable_tests;
 pub mod wan;
 
 use std::collections::BTreeMap;
@@ -36,10 +39,10 @@ use common::time::WallTime;
 use tokio::sync::{Notify, watch};
 use transfer::store::ObjectStore;
 
-use crate::api::events::{add_fleet_event, add_run_event};
+use crate::api::events::{add_fleet_event, add_run_event, add_schedule_event};
 use crate::ingest::content::ContentStore;
 use crate::ingest::scan::{ScanLimits, ScanRequest, scan};
-use crate::store::{Group, Run, Site, Store};
+use crate::store::{Group, Run, Schedule, Site, Store};
 use crate::trust::Trust;
 use hub::Hub;
 
@@ -60,6 +63,8 @@ pub struct Engine {
     transfer_address: SocketAddr,
     changes: watch::Sender<u64>,
     wake: Notify,
+    /// A schedule is new or changed.
+    timetable_changed: Notify,
     cancels: Mutex<BTreeMap<RunNumber, Arc<AtomicBool>>>,
     /// Held for reading by scans, and for writing by whoever removes contents.
     scanning: RwLock<()>,
@@ -254,6 +259,7 @@ impl Engine {
             transfer_address: parts.transfer_address,
             changes: watch::channel(0).0,
             wake: Notify::new(),
+            timetable_changed: Notify::new(),
             cancels: Mutex::default(),
             scanning: RwLock::default(),
             scans: Mutex::default(),
@@ -263,6 +269,7 @@ impl Engine {
     /// Goes on with unfinished runs, then executes what is asked for and keeps servers up to date.
     pub fn start(self: &Arc<Self>) {
         tokio::spawn(schedule::run(self.clone()));
+        tokio::spawn(timetable::run(self.clone()));
         tokio::spawn(synchronize::run(self.clone()));
         tokio::spawn(housekeeping::run(self.clone()));
     }
@@ -282,6 +289,14 @@ impl Engine {
     fn tell_run(&self, run: &Run) {
         if let Err(error) = add_run_event(&self.store, run, now()) {
             tracing::error!(run = %run.run, error = chain(&error), "an event could not be recorded");
+        }
+        self.bump();
+    }
+
+    /// Tells who watches how a schedule stands now.
+    fn tell_schedule(&self, schedule: &Schedule) {
+        if let Err(error) = add_schedule_event(&self.store, schedule, now()) {
+            tracing::error!(schedule = %schedule.name, error = chain(&error), "an event could not be recorded");
         }
         self.bump();
     }

@@ -138,6 +138,11 @@ impl Operations for Desk {
         self.0.hub.online().into_keys().collect()
     }
 
+    fn timetable_changed(&self) {
+        self.0.timetable_changed.notify_one();
+        self.0.bump();
+    }
+
     fn changes(&self) -> watch::Receiver<u64> {
         self.0.changes()
     }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use common::digest::Version;
 use common::ids::{CheckpointName, GroupName, RunNumber, ServerId, SiteName};
 use common::manifest::Manifest;
 
@@ -29,12 +30,12 @@ pub struct Comparison {
 }
 
 impl Engine {
-    fn site(&self, site: &SiteName) -> Result<Site, EngineError> {
+    pub(super) fn site(&self, site: &SiteName) -> Result<Site, EngineError> {
         self.store.site(site)?.ok_or_else(|| EngineError::NoSite { site: site.clone() })
     }
 
     /// The group a request means; makes the implicit one at the first use.
-    fn group_for(&self, site: &Site, group: Option<&GroupName>) -> Result<Group, EngineError> {
+    pub(super) fn group_for(&self, site: &Site, group: Option<&GroupName>) -> Result<Group, EngineError> {
         if group.is_none() && self.store.groups(Some(&site.name))?.is_empty() {
             let name = IMPLICIT_GROUP.parse().expect("the implicit group's name is a name");
             self.store.create_group(&Group { site: site.name.clone(), name, selector: Selector::All })?;
@@ -42,7 +43,13 @@ impl Engine {
         self.group(&site.name, group)
     }
 
-    fn enqueue(&self, site: &Site, group: &Group, kind: RunKind, request: &RunRequest) -> Result<Run, EngineError> {
+    /// The servers that a run is for; its request makes sense.
+    pub(super) fn servers_for(
+        &self,
+        site: &Site,
+        group: &Group,
+        request: &RunRequest,
+    ) -> Result<Vec<ServerId>, EngineError> {
         if let Some(text) = &request.quorum {
             let _checked: Quorum = text.parse()?;
         }
@@ -50,6 +57,27 @@ impl Engine {
         if servers.is_empty() {
             return Err(EngineError::EmptyGroup { site: site.name.clone(), group: group.name.clone() });
         }
+        Ok(servers)
+    }
+
+    /// There is a version to go back to.
+    pub(super) fn require_previous(&self, site: &Site, group: &Group) -> Result<(), EngineError> {
+        let view = self.store.view(&site.name, &group.name)?;
+        if view.and_then(|view| view.previous).is_none() {
+            return Err(EngineError::NothingToRollBack { site: site.name.clone(), group: group.name.clone() });
+        }
+        Ok(())
+    }
+
+    /// The version that a checkpoint kept.
+    pub(super) fn checkpoint_version(&self, site: &Site, name: &CheckpointName) -> Result<Version, EngineError> {
+        let checkpoint = self.store.checkpoint(&site.name, name)?;
+        let missing = || EngineError::NoCheckpoint { site: site.name.clone(), name: name.to_string() };
+        Ok(checkpoint.ok_or_else(missing)?.version)
+    }
+
+    fn enqueue(&self, site: &Site, group: &Group, kind: RunKind, request: &RunRequest) -> Result<Run, EngineError> {
+        let servers = self.servers_for(site, group, request)?;
         let request = serde_json::to_value(request).expect("plain data");
         let run = self.store.create_run(&site.name, &group.name, kind, &request, &servers, now())?;
         self.wake.notify_one();
@@ -84,10 +112,7 @@ impl Engine {
     ) -> Result<Run, EngineError> {
         let site = self.site(site)?;
         let group = self.group_for(&site, group)?;
-        let view = self.store.view(&site.name, &group.name)?;
-        if view.and_then(|view| view.previous).is_none() {
-            return Err(EngineError::NothingToRollBack { site: site.name, group: group.name });
-        }
+        self.require_previous(&site, &group)?;
         self.enqueue(&site, &group, RunKind::Rollback, request)
     }
 
@@ -137,11 +162,7 @@ impl Engine {
     ) -> Result<Run, EngineError> {
         let site = self.site(site)?;
         let group = self.group_for(&site, group)?;
-        let checkpoint = self
-            .store
-            .checkpoint(&site.name, name)?
-            .ok_or_else(|| EngineError::NoCheckpoint { site: site.name.clone(), name: name.to_string() })?;
-        let request = RunRequest { version: Some(checkpoint.version), ..request };
+        let request = RunRequest { version: Some(self.checkpoint_version(&site, name)?), ..request };
         self.enqueue(&site, &group, RunKind::Restore, &request)
     }
 

@@ -84,7 +84,7 @@ fn synchronize(engine: &Arc<Engine>, attempts: &mut Attempts) -> Result<(), Engi
             version: Some(version),
             create_live: published.create_live,
             adopt: published.adopt,
-            timeout_seconds: None,
+            ..RunRequest::default()
         };
         let request = serde_json::to_value(&request).expect("plain data");
         let run = engine.store.create_run(&site, &group, RunKind::Synchronize, &request, &servers, now())?;

@@ -20,6 +20,8 @@ pub enum Thing {
     Run,
     /// A checkpoint.
     Checkpoint,
+    /// A schedule.
+    Schedule,
     /// A join token.
     JoinToken,
     /// A user of the console.
@@ -37,6 +39,7 @@ impl Thing {
             Self::Segment => "segment",
             Self::Run => "run",
             Self::Checkpoint => "checkpoint",
+            Self::Schedule => "schedule",
             Self::JoinToken => "token",
             Self::User => "user",
         }

@@ -5,8 +5,8 @@
 //! sync, so asynchronous callers use a blocking thread.
 //!
 //! In reading order: sites, groups and what is live there ([`sites`]), the fleet ([`fleet`]), runs
-//! ([`model`], [`runs`]) with their assignments and outcomes ([`assignments`]), tokens, users and
-//! sessions ([`access`]), events ([`events`]), and how long history is kept ([`retention`]).
+//! ([`model`], [`runs`]) with their assignments and outcomes ([`assignments`]), what happens by itself
+//! ([`schedules`]), tokens, users and sessions ([`access`]), events ([`events`]), and how long history is kept ([`retention`]).
 //!
 //! Leaves to others: the content itself (files, by digest), the making of keys and secrets
 //! (`trust`), deciding anything.
@@ -21,6 +21,7 @@ pub mod retention;
 pub mod rfc3339;
 mod row;
 pub mod runs;
+pub mod schedules;
 pub mod sites;
 #[cfg(test)]
 mod tests;
@@ -40,7 +41,8 @@ pub use events::Event;
 pub use fleet::{Segment, SegmentLeader, ServerRecord};
 pub use model::{Phase, Run, RunKind, RunSegment, RunServer, RunState, RunSummary};
 pub use retention::Retention;
-pub use runs::{Effects, Snapshot};
+pub use runs::{Effects, HoldChange, Snapshot};
+pub use schedules::{Action, Hold, Last, Otherwise, Passed, Schedule};
 pub use sites::{Checkpoint, Group, Selector, Site, View};
 
 mod embedded {

@@ -9,6 +9,7 @@ use serde_json::Value;
 use super::error::{StoreError, Thing};
 use super::model::{Run, RunKind, RunState, RunSummary};
 use super::row::{integer, json, json_option, server_id, to_json};
+use super::schedules::{Hold, delete_hold, write_hold};
 use super::sites::{View, removed, require_site};
 use super::{Doing as _, Store};
 
@@ -38,6 +39,17 @@ pub struct Effects {
     pub wanted: Vec<(SiteName, GroupName, ServerId, Version)>,
     /// The snapshot to keep.
     pub snapshot: Option<Snapshot>,
+    /// Whether schedules may publish from here on.
+    pub hold: Option<HoldChange>,
+}
+
+/// Whether schedules may publish to a group.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum HoldChange {
+    /// Not until somebody says so.
+    Set(Hold),
+    /// Again.
+    Lift(SiteName, GroupName),
 }
 
 impl Store {
@@ -54,52 +66,7 @@ impl Store {
         servers: &[ServerId],
         now: WallTime,
     ) -> Result<Run, StoreError> {
-        let request = to_json("the run's request", request)?;
-        self.transaction("accepting a run", |tx| {
-            require_site(tx, site)?;
-            tx.execute(
-                "INSERT INTO jobs (site, content_group, kind, request, created) VALUES (?1, ?2, ?3, ?4, ?5)",
-                params![site.as_str(), group.as_str(), kind.as_str(), request, integer(now.0)],
-            )
-            .doing("accepting a job")?;
-            let job = JobNumber(tx.last_insert_rowid().unsigned_abs());
-            // The document holds the number, which the row has only once it is there.
-            tx.execute(
-                "INSERT INTO runs (job, site, content_group, final, document) VALUES (?1, ?2, ?3, 0, '')",
-                params![integer(job.0), site.as_str(), group.as_str()],
-            )
-            .doing("accepting a run")?;
-            let number = RunNumber(tx.last_insert_rowid().unsigned_abs());
-            let run = Run {
-                run: number,
-                job,
-                site: site.clone(),
-                group: group.clone(),
-                kind,
-                state: RunState::Queued,
-                created: now,
-                started: None,
-                ended: None,
-                seconds: None,
-                message: String::new(),
-                base: None,
-                result: None,
-                assignment_bytes: 0,
-                phases: Vec::new(),
-                segments: Vec::new(),
-                servers: Vec::new(),
-                quorum: 0,
-                warnings: Vec::new(),
-            };
-            write_run(tx, &run, None)?;
-            let mut statement = tx
-                .prepare_cached("INSERT OR IGNORE INTO run_servers (run, server) VALUES (?1, ?2)")
-                .doing("accepting a run")?;
-            for server in servers {
-                statement.execute(params![integer(number.0), server.0]).doing("accepting a run")?;
-            }
-            Ok(run)
-        })
+        self.transaction("accepting a run", |tx| insert_run(tx, site, group, kind, request, servers, now))
     }
 
     /// One run.
@@ -246,6 +213,13 @@ impl Store {
                 )
                 .doing(DOING)?;
             }
+            match &effects.hold {
+                Some(HoldChange::Set(hold)) => write_hold(tx, hold)?,
+                Some(HoldChange::Lift(site, group)) => {
+                    delete_hold(tx, site, group)?;
+                }
+                None => (),
+            }
             if let Some(snapshot) = &effects.snapshot {
                 tx.execute(
                     "INSERT OR REPLACE INTO snapshots (run, site, content_group, version, assignment, time) \
@@ -264,6 +238,62 @@ impl Store {
             Ok(())
         })
     }
+}
+
+/// Accepts a job and its run.
+pub(super) fn insert_run(
+    tx: &Transaction<'_>,
+    site: &SiteName,
+    group: &GroupName,
+    kind: RunKind,
+    request: &Value,
+    servers: &[ServerId],
+    now: WallTime,
+) -> Result<Run, StoreError> {
+    let request = to_json("the run's request", request)?;
+    require_site(tx, site)?;
+    tx.execute(
+        "INSERT INTO jobs (site, content_group, kind, request, created) VALUES (?1, ?2, ?3, ?4, ?5)",
+        params![site.as_str(), group.as_str(), kind.as_str(), request, integer(now.0)],
+    )
+    .doing("accepting a job")?;
+    let job = JobNumber(tx.last_insert_rowid().unsigned_abs());
+    // The document holds the number, which the row has only once it is there.
+    tx.execute(
+        "INSERT INTO runs (job, site, content_group, final, document) VALUES (?1, ?2, ?3, 0, '')",
+        params![integer(job.0), site.as_str(), group.as_str()],
+    )
+    .doing("accepting a run")?;
+    let number = RunNumber(tx.last_insert_rowid().unsigned_abs());
+    let run = Run {
+        run: number,
+        job,
+        site: site.clone(),
+        group: group.clone(),
+        kind,
+        state: RunState::Queued,
+        created: now,
+        started: None,
+        ended: None,
+        seconds: None,
+        message: String::new(),
+        base: None,
+        result: None,
+        assignment_bytes: 0,
+        phases: Vec::new(),
+        segments: Vec::new(),
+        servers: Vec::new(),
+        quorum: 0,
+        warnings: Vec::new(),
+    };
+    write_run(tx, &run, None)?;
+    let mut statement = tx
+        .prepare_cached("INSERT OR IGNORE INTO run_servers (run, server) VALUES (?1, ?2)")
+        .doing("accepting a run")?;
+    for server in servers {
+        statement.execute(params![integer(number.0), server.0]).doing("accepting a run")?;
+    }
+    Ok(run)
 }
 
 fn write_run(tx: &Transaction<'_>, run: &Run, resume: Option<&Value>) -> Result<(), StoreError> {

@@ -341,6 +341,13 @@ fn effects(run: &Run) -> Effects {
         view: Some(view),
         wanted: vec![(site_name(), group_name(), ServerId([1; 16]), version(2))],
         snapshot: Some(snapshot),
+        hold: Some(HoldChange::Set(Hold {
+            site: site_name(),
+            group: group_name(),
+            run: run.run,
+            reason: "rolled back".to_owned(),
+            since: NOW,
+        })),
     }
 }
 
@@ -352,6 +359,7 @@ fn finishing_a_run_changes_everything_that_follows_from_it() {
     store.finish_run(&done, &effects).unwrap();
     assert_eq!(store.view(&site_name(), &group_name()).unwrap(), effects.view);
     assert_eq!(store.views(None).unwrap().len(), 1);
+    assert_eq!(store.holds().unwrap().len(), 1);
     assert_eq!(store.wanted(&site_name()).unwrap(), BTreeMap::from([(ServerId([1; 16]), version(2))]));
     assert_eq!(store.all_wanted().unwrap(), effects.wanted);
     assert_eq!(store.unfinished_runs().unwrap(), []);

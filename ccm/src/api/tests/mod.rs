@@ -107,6 +107,9 @@ impl Operations for Fake {
     fn online(&self) -> BTreeSet<ServerId> {
         self.store.servers().unwrap().into_iter().map(|server| server.id).collect()
     }
+    fn timetable_changed(&self) {
+        self.bump();
+    }
     fn changes(&self) -> watch::Receiver<u64> {
         self.changes.subscribe()
     }

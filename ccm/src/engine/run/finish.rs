@@ -4,9 +4,37 @@ use common::ids::ServerId;
 
 use super::{Execution, Stop};
 use crate::engine::{EngineError, now};
-use crate::store::{Effects, RunKind, RunState, Snapshot, View};
+use crate::store::{Effects, Hold, HoldChange, RunKind, RunState, Snapshot, View};
 
 impl Execution {
+    /// What a run leaves behind that is not live: once servers had switched and were switched back,
+    /// schedules shall not try the same again.
+    pub(super) fn after_undo(&self, state: RunState, message: &str) -> Effects {
+        let hold = (state == RunState::RolledBack).then(|| self.set_hold(message.to_owned()));
+        Effects { hold, ..Effects::default() }
+    }
+
+    fn set_hold(&self, reason: String) -> HoldChange {
+        HoldChange::Set(Hold {
+            site: self.site.name.clone(),
+            group: self.group.name.clone(),
+            run: self.run.run,
+            reason: format!("run {}: {reason}", self.run.run),
+            since: now(),
+        })
+    }
+
+    /// Who goes back by hand means it: schedules publish again when it is lifted, or when somebody
+    /// publishes by hand. What a schedule does was meant when it was made.
+    fn hold_after(&self) -> Option<HoldChange> {
+        match (self.run.kind, &self.request.schedule) {
+            (RunKind::Rollback, None) => Some(self.set_hold("rolled back".to_owned())),
+            (RunKind::Restore, None) => Some(self.set_hold("restored a checkpoint".to_owned())),
+            (RunKind::Publish, None) => Some(HoldChange::Lift(self.site.name.clone(), self.group.name.clone())),
+            (RunKind::Rollback | RunKind::Restore | RunKind::Publish, Some(_)) | (RunKind::Synchronize, _) => None,
+        }
+    }
+
     pub(super) fn finish(&mut self, committed: &[ServerId]) -> Result<(RunState, String), Stop> {
         self.recorder.end_if_open("commit", now());
         self.recorder.start("finish", now());
@@ -43,6 +71,7 @@ impl Execution {
                     assignment,
                     time: now(),
                 }),
+                hold: self.hold_after(),
             }
         };
         let (state, message) = if everybody {

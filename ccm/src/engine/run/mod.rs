@@ -23,7 +23,7 @@ use std::time::Duration;
 use common::assignment::{Kind, LivePolicy};
 use common::digest::Version;
 use common::errors::chain;
-use common::ids::AssignmentNumber;
+use common::ids::{AssignmentNumber, ScheduleName};
 use serde::{Deserialize, Serialize};
 
 use super::order::{Body, Frame};
@@ -61,6 +61,9 @@ pub struct RunRequest {
     /// The version to go to, for a restore.
     #[serde(default)]
     pub version: Option<Version>,
+    /// The schedule that asked for it.
+    #[serde(default)]
+    pub schedule: Option<ScheduleName>,
 }
 
 /// What the run has decided so far.
@@ -154,7 +157,8 @@ impl Execution {
             Err(Stop::Error(error)) => (RunState::Failed, chain(&error)),
         };
         if !self.run.state.is_final() {
-            self.end(state, message, &Effects::default());
+            let effects = self.after_undo(state, &message);
+            self.end(state, message, &effects);
         }
         let Resume { inventory, prepare, commit, undo, .. } = self.resume;
         for number in [inventory, prepare, commit, undo].into_iter().flatten() {
