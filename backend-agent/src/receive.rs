@@ -1,13 +1,19 @@
 //! The member's side of multicast sessions as its driver sees it: frames opened, symbols written into
-//! a spool file, and what is missing remembered from one session to the next.
+//! a spool file ([`spool`]), and what is missing remembered from one session to the next.
+//!
+//! **The calling contract.** Any number of [`Receptions::frame`], then [`Receptions::settle`]; every
+//! other input settles by itself. Then drain [`Receptions::poll_event`].
 //!
 //! What is asked for when is the session machine's business ([`protocol::session`]). Bytes are
-//! believed only when the whole file has the digest of its ticket, which the caller checks.
+//! believed only when the whole file has the digest of its ticket, which the caller checks: of a
+//! large object while the rest arrives.
 
-use std::collections::{BTreeMap, VecDeque};
-use std::fs::{self, File, OpenOptions};
+pub mod spool;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::fs::{self, OpenOptions};
 use std::io;
-use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -28,6 +34,10 @@ const EARLY_BYTES_MAX: usize = 4 << 20;
 const EARLY_LIFE: Duration = Duration::from_millis(500);
 /// Sessions at once. A leader runs few; more are refused.
 const SESSIONS_MAX: usize = 64;
+/// Objects from this length on are verified while they arrive.
+const VERIFIED_EARLY_BYTES_MIN: u64 = 4 << 20;
+
+use spool::{Growth, Spool};
 
 /// What an announcement says, with the ticket believed.
 #[derive(Debug, Clone)]
@@ -64,7 +74,7 @@ pub enum Declined {
 }
 
 /// What the caller shall do.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub enum Event {
     /// Send to the leader of the session.
     Say {
@@ -73,9 +83,10 @@ pub enum Event {
         /// What.
         message: Message,
     },
-    /// Every byte is here: verify the file, take it into the store, then
-    /// [`Receptions::confirm`] or [`Receptions::fail`].
-    Complete {
+    /// Verify the file as `growth` gives it, take it into the store, then [`Receptions::confirm`] or
+    /// [`Receptions::fail`]; elsewhere, for it may take as long as the session does. Comes once in a
+    /// session, when the object is complete or a good part of it is here.
+    Verify {
         /// The session.
         session: u32,
         /// Its ticket.
@@ -84,6 +95,8 @@ pub enum Event {
         leader: ServerId,
         /// The spool file.
         path: PathBuf,
+        /// Reads it from the first byte to the last.
+        growth: Growth,
     },
     /// The session ended without giving this member everything.
     Incomplete {
@@ -100,9 +113,34 @@ struct Reception {
     key: FrameKey,
     receiver: Receiver,
     /// `None` when the object was here before the session.
-    file: Option<File>,
+    spool: Option<Spool>,
     /// The object was taken into the store; the spool file is gone.
     confirmed: bool,
+}
+
+impl Reception {
+    /// Writes what is kept back, and notes how far the object is here without a gap.
+    fn write_out(&mut self, now: Timestamp) {
+        let Some(spool) = &mut self.spool else { return };
+        if let Err(error) = spool.flush() {
+            self.lost(&error, now);
+        }
+        let Some(spool) = &mut self.spool else { return };
+        let ticket = &self.announced.ticket;
+        let symbol_bytes = u64::from(self.announced.symbol_bytes);
+        let symbols = u32::try_from(ticket.length.div_ceil(symbol_bytes)).unwrap_or(u32::MAX);
+        let whole = self.receiver.held().gaps(0..symbols).next().map_or(symbols, |gap| gap.start);
+        spool.grown((u64::from(whole) * symbol_bytes).min(ticket.length));
+    }
+
+    /// Bytes that were heard could not be written.
+    fn lost(&mut self, error: &spool::WriteError, now: Timestamp) {
+        tracing::error!(%error, reason = %error.source, "symbols cannot be written");
+        let symbol_bytes = self.announced.symbol_bytes;
+        let Ok(geometry) = Geometry::new(self.announced.ticket.length, symbol_bytes) else { return };
+        let (first, count) = geometry.symbols_of(error.offset, error.bytes);
+        self.receiver.mark_bad(first, count, now);
+    }
 }
 
 /// What an ended session left behind.
@@ -122,6 +160,8 @@ pub struct Receptions {
     remains: BTreeMap<Digest, Remains>,
     early: VecDeque<(Timestamp, Vec<u8>)>,
     early_bytes: usize,
+    /// Sessions of which frames came since they were last settled.
+    unsettled: BTreeSet<u32>,
     events: VecDeque<Event>,
 }
 
@@ -144,6 +184,7 @@ impl Receptions {
             remains: BTreeMap::new(),
             early: VecDeque::new(),
             early_bytes: 0,
+            unsettled: BTreeSet::new(),
             events: VecDeque::new(),
         })
     }
@@ -183,19 +224,20 @@ impl Receptions {
             .map(|(session, _)| *session)
             .collect();
         for session in old {
-            self.end(session);
+            self.end(session, now);
         }
         if self.sessions.len() >= SESSIONS_MAX {
             return Err(Declined::Busy);
         }
         let begin = if here { Receiver::already_complete } else { Receiver::new };
         let mut receiver = begin(ReceiverConfig::default(), self.me, announced.session, geometry, seed, now);
-        let file = if here {
+        let spool = if here {
             None
         } else {
             let path = self.path(object);
             let is_there = fs::metadata(&path).is_ok_and(|metadata| metadata.len() == announced.ticket.length);
             let file = OpenOptions::new()
+                .read(true)
                 .write(true)
                 .create(true)
                 .truncate(false)
@@ -211,12 +253,12 @@ impl Receptions {
                     receiver.mark_have(first, count);
                 }
             }
-            Some(file)
+            Some(Spool::new(file))
         };
         let key = FrameKey::derive(&self.segment_key, announced.session, announced.leader, announced.epoch);
         let session = announced.session;
-        self.sessions.insert(session, Reception { announced, key, receiver, file, confirmed: false });
-        self.drain(session);
+        self.sessions.insert(session, Reception { announced, key, receiver, spool, confirmed: false });
+        self.drain(session, now);
         self.replay_early(session, now);
         Ok(())
     }
@@ -228,43 +270,51 @@ impl Receptions {
     fn replay_early(&mut self, session: u32, now: Timestamp) {
         let early = std::mem::take(&mut self.early);
         self.early_bytes = 0;
-        for (at, datagram) in early {
+        for (at, mut datagram) in early {
             match FrameHeader::decode(&datagram) {
-                Ok((header, _)) if header.session == session => self.frame(&datagram, now),
+                Ok((header, _)) if header.session == session => self.frame(&mut datagram, now),
                 Ok(_) | Err(_) => {
                     self.early_bytes += datagram.len();
                     self.early.push_back((at, datagram));
                 }
             }
         }
+        self.settle(now);
     }
 
-    /// A datagram of the data channel.
-    pub fn frame(&mut self, datagram: &[u8], now: Timestamp) {
-        let Ok((header, sealed)) = FrameHeader::decode(datagram) else { return };
+    /// A datagram of the data channel, which is opened in place. [`Receptions::settle`] must follow
+    /// the last of those at hand.
+    pub fn frame(&mut self, datagram: &mut [u8], now: Timestamp) {
+        let Ok((header, _)) = FrameHeader::decode(datagram) else { return };
         let Some(reception) = self.sessions.get_mut(&header.session) else {
             self.keep_early(datagram, now);
             return;
         };
-        let mut sealed = sealed.to_vec();
-        let Some(payload) = reception.key.open(&datagram[..HEADER_BYTES], header.sequence, &mut sealed) else {
+        let (clear, sealed) = datagram.split_at_mut(HEADER_BYTES);
+        let Some(payload) = reception.key.open(clear, header.sequence, sealed) else {
             tracing::debug!(session = header.session, "a frame is not made with the session's key");
             return;
         };
         match reception.receiver.handle_frame(&header, payload.len(), now) {
             Ok(Accepted::Symbol(symbol)) => {
                 let offset = u64::from(symbol) * u64::from(reception.announced.symbol_bytes);
-                if let Some(file) = &reception.file
-                    && let Err(error) = file.write_all_at(payload, offset)
+                if let Some(spool) = &mut reception.spool
+                    && let Err(error) = spool.write(offset, payload)
                 {
-                    tracing::error!(%error, "a symbol cannot be written");
-                    reception.receiver.mark_bad(symbol, 1, now);
+                    reception.lost(&error, now);
                 }
             }
             Ok(Accepted::Duplicate) => {}
             Err(error) => tracing::debug!(%error, "a frame is refused"),
         }
-        self.drain(header.session);
+        self.unsettled.insert(header.session);
+    }
+
+    /// Frames have been heard: what they brought is written, and what follows from them comes about.
+    pub fn settle(&mut self, now: Timestamp) {
+        while let Some(session) = self.unsettled.pop_first() {
+            self.drain(session, now);
+        }
     }
 
     fn keep_early(&mut self, datagram: &[u8], now: Timestamp) {
@@ -286,16 +336,16 @@ impl Receptions {
             && reception.announced.leader == from
         {
             reception.receiver.handle_message(message, now);
-            self.drain(session);
+            self.drain(session, now);
         }
     }
 
     /// The object is verified and durable.
-    pub fn confirm(&mut self, session: u32) {
+    pub fn confirm(&mut self, session: u32, now: Timestamp) {
         if let Some(reception) = self.sessions.get_mut(&session) {
             reception.receiver.confirm();
             reception.confirmed = true;
-            self.drain(session);
+            self.drain(session, now);
         }
     }
 
@@ -325,7 +375,7 @@ impl Receptions {
             if let Some(reception) = self.sessions.get_mut(&session) {
                 reception.receiver.handle_timeout(now);
             }
-            self.drain(session);
+            self.drain(session, now);
         }
     }
 
@@ -339,7 +389,11 @@ impl Receptions {
         }
     }
 
-    fn drain(&mut self, session: u32) {
+    fn drain(&mut self, session: u32, now: Timestamp) {
+        if let Some(reception) = self.sessions.get_mut(&session) {
+            reception.write_out(now);
+        }
+        self.verify_early(session);
         loop {
             let Some(reception) = self.sessions.get_mut(&session) else { return };
             let leader = reception.announced.leader;
@@ -348,22 +402,20 @@ impl Receptions {
                 None => return,
                 Some(ReceiverOutput::Unicast(message)) => self.events.push_back(Event::Say { leader, message }),
                 Some(ReceiverOutput::Complete) => {
-                    if reception.file.is_some() {
-                        let ticket = ticket();
-                        let path = self.path(ticket.object);
-                        self.events.push_back(Event::Complete { session, ticket, leader, path });
+                    if reception.spool.is_some() {
+                        self.verify(session);
                     } else {
                         reception.receiver.confirm();
                     }
                 }
                 Some(ReceiverOutput::Abandoned) => {
                     let ticket = ticket();
-                    self.end(session);
+                    self.end(session, now);
                     self.events.push_back(Event::Incomplete { ticket, leader });
                 }
                 Some(ReceiverOutput::Closed { complete }) => {
                     let ticket = ticket();
-                    self.end(session);
+                    self.end(session, now);
                     if !complete {
                         self.events.push_back(Event::Incomplete { ticket, leader });
                     }
@@ -372,12 +424,41 @@ impl Receptions {
         }
     }
 
+    /// Has a large object verified as far as it is here without a gap.
+    fn verify_early(&mut self, session: u32) {
+        let Some(reception) = self.sessions.get_mut(&session) else { return };
+        if reception.announced.ticket.length >= VERIFIED_EARLY_BYTES_MIN
+            && reception.spool.as_ref().is_some_and(Spool::is_worth_telling)
+        {
+            self.verify(session);
+        }
+    }
+
+    fn verify(&mut self, session: u32) {
+        let Some(reception) = self.sessions.get_mut(&session) else { return };
+        let Some(spool) = &mut reception.spool else { return };
+        match spool.tell() {
+            Ok(None) => {}
+            Ok(Some(growth)) => {
+                let ticket = reception.announced.ticket.clone();
+                let leader = reception.announced.leader;
+                let path = self.directory.join(format!("{}.part", ticket.object));
+                self.events.push_back(Event::Verify { session, ticket, leader, path, growth });
+            }
+            Err(error) => {
+                tracing::error!(%error, "a spool file cannot be read");
+                self.fail(session, "its spool file cannot be read");
+            }
+        }
+    }
+
     /// Ends a session and keeps in mind what it brought.
-    fn end(&mut self, session: u32) {
-        if let Some(reception) = self.sessions.remove(&session)
-            && reception.file.is_some()
+    fn end(&mut self, session: u32, now: Timestamp) {
+        if let Some(mut reception) = self.sessions.remove(&session)
+            && reception.spool.is_some()
             && !reception.confirmed
         {
+            reception.write_out(now);
             let held = reception.receiver.held().runs().map(|range| (range.start, range.end - range.start)).collect();
             let symbol_bytes = reception.announced.symbol_bytes;
             self.remains.insert(reception.announced.ticket.object, Remains { symbol_bytes, held });

@@ -1,0 +1,218 @@
+//! The file of an object that arrives: symbols in, and out again from the first byte to the last for
+//! whoever verifies them meanwhile.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::unix::fs::FileExt as _;
+use std::sync::mpsc;
+
+/// Neighbouring symbols are written together, up to so many bytes.
+const PENDING_BYTES_MAX: usize = 256 << 10;
+/// How much must have come before it is worth telling a verifier.
+const TOLD_BYTES_MIN: u64 = 1 << 20;
+/// How much is made durable in one go while the rest arrives, so that little is left for the end.
+const SYNC_BYTES: u64 = 64 << 20;
+
+/// Bytes of the object that could not be written.
+#[derive(Debug, thiserror::Error)]
+#[error("{bytes} bytes at {offset} cannot be written into the spool file")]
+pub struct WriteError {
+    /// Where they belong.
+    pub offset: u64,
+    /// How many.
+    pub bytes: u64,
+    /// What the disk said.
+    pub source: io::Error,
+}
+
+/// The writing end.
+#[derive(Debug)]
+pub struct Spool {
+    file: File,
+    /// Where the bytes that are kept back belong.
+    offset: u64,
+    pending: Vec<u8>,
+    /// So much is written without a gap.
+    whole: u64,
+    /// So much of it the verifier knows of.
+    told: u64,
+    verifier: Option<mpsc::Sender<u64>>,
+}
+
+impl Spool {
+    /// Fills this file, which has its full length and is open for both ways.
+    #[must_use]
+    pub fn new(file: File) -> Self {
+        Self { file, offset: 0, pending: Vec::new(), whole: 0, told: 0, verifier: None }
+    }
+
+    /// Takes bytes; they may be kept back until [`Spool::flush`].
+    ///
+    /// # Errors
+    /// [`WriteError`] about bytes that were kept back.
+    pub fn write(&mut self, offset: u64, bytes: &[u8]) -> Result<(), WriteError> {
+        let follows = offset == self.offset + self.pending.len() as u64;
+        let flushed =
+            if follows && self.pending.len() + bytes.len() <= PENDING_BYTES_MAX { Ok(()) } else { self.flush() };
+        if self.pending.is_empty() {
+            self.offset = offset;
+        }
+        self.pending.extend_from_slice(bytes);
+        flushed
+    }
+
+    /// Writes what was kept back. What cannot be written is forgotten.
+    ///
+    /// # Errors
+    /// [`WriteError`].
+    pub fn flush(&mut self) -> Result<(), WriteError> {
+        if self.pending.is_empty() {
+            return Ok(());
+        }
+        let (offset, bytes) = (self.offset, self.pending.len() as u64);
+        let written = self.file.write_all_at(&self.pending, offset);
+        self.pending.clear();
+        written.map_err(|source| WriteError { offset, bytes, source })
+    }
+
+    /// So much is there without a gap, and will not change any more. Less than before is not believed.
+    pub fn grown(&mut self, whole: u64) {
+        self.whole = self.whole.max(whole);
+    }
+
+    /// Whether much has come that the verifier does not know of.
+    #[must_use]
+    pub fn is_worth_telling(&self) -> bool {
+        self.whole - self.told >= TOLD_BYTES_MIN
+    }
+
+    /// Tells the verifier how much there is. The first time it is given to the caller, who must have
+    /// it read elsewhere.
+    ///
+    /// # Errors
+    /// When the file cannot be opened a second time.
+    pub fn tell(&mut self) -> io::Result<Option<Growth>> {
+        self.told = self.whole;
+        if let Some(verifier) = &self.verifier {
+            // A verifier that is gone has had enough, and says so itself.
+            verifier.send(self.whole).ok();
+            return Ok(None);
+        }
+        let (verifier, told) = mpsc::channel();
+        let file = self.file.try_clone()?;
+        verifier.send(self.whole).ok();
+        self.verifier = Some(verifier);
+        Ok(Some(Growth { file, told, known: 0, read: 0, synced: 0, abandoned: false }))
+    }
+}
+
+/// The reading end: gives the bytes in their order and waits for those that are not there yet.
+#[derive(Debug)]
+pub struct Growth {
+    file: File,
+    told: mpsc::Receiver<u64>,
+    known: u64,
+    read: u64,
+    synced: u64,
+    abandoned: bool,
+}
+
+impl Growth {
+    /// Whether reading failed because the session ended first: the rest will not come from it.
+    #[must_use]
+    pub fn is_abandoned(&self) -> bool {
+        self.abandoned
+    }
+}
+
+impl Read for Growth {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        while self.known <= self.read {
+            let Ok(known) = self.told.recv() else {
+                self.abandoned = true;
+                return Err(io::Error::new(
+                    io::ErrorKind::UnexpectedEof,
+                    "the session ended before the object was here",
+                ));
+            };
+            self.known = known;
+        }
+        if self.known - self.synced >= SYNC_BYTES {
+            self.file.sync_data()?;
+            self.synced = self.known;
+        }
+        let here = usize::try_from(self.known - self.read).unwrap_or(usize::MAX).min(buffer.len());
+        let read = self.file.read_at(&mut buffer[..here], self.read)?;
+        self.read += read as u64;
+        Ok(read)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spool(length: u64) -> Spool {
+        let file = tempfile::tempfile().expect("a file");
+        file.set_len(length).expect("its length");
+        Spool::new(file)
+    }
+
+    #[test]
+    fn symbols_in_any_order_end_where_they_belong() {
+        let mut spool = spool(2_000_000);
+        let bytes: Vec<u8> = (0..2_000_000u32).map(|n| (n / 11) as u8).collect();
+        for at in [5, 6, 7, 1, 0, 2].into_iter().chain(8..200).chain([3, 4]) {
+            let offset = at * 10_000;
+            spool.write(offset as u64, &bytes[offset..offset + 10_000]).expect("written");
+        }
+        spool.flush().expect("written");
+        let mut read = vec![0; bytes.len()];
+        spool.file.read_exact_at(&mut read, 0).expect("read");
+        assert!(read == bytes);
+    }
+
+    #[test]
+    fn a_failed_write_names_what_is_missing_and_nothing_else() {
+        let read_only = File::open("/dev/null").expect("there");
+        let mut spool = Spool::new(read_only);
+        spool.write(1000, &[1; 10]).expect("kept back");
+        spool.write(1010, &[1; 10]).expect("kept back");
+        let error = spool.write(5000, &[1; 30]).expect_err("not writable");
+        assert_eq!((error.offset, error.bytes), (1000, 20));
+        let error = spool.flush().expect_err("not writable");
+        assert_eq!((error.offset, error.bytes), (5000, 30));
+        spool.flush().expect("nothing is left");
+    }
+
+    #[test]
+    fn a_verifier_reads_what_is_there_and_waits_for_the_rest() {
+        let mut spool = spool(30);
+        spool.write(0, &[1; 10]).expect("kept back");
+        spool.flush().expect("written");
+        spool.grown(10);
+        let mut growth = spool.tell().expect("opened").expect("the first time");
+        let mut buffer = [0; 64];
+        assert_eq!(growth.read(&mut buffer).expect("there"), 10);
+        let rest = std::thread::spawn(move || {
+            let mut buffer = [0; 20];
+            growth.read_exact(&mut buffer).map(|()| buffer)
+        });
+        spool.write(10, &[2; 20]).expect("kept back");
+        spool.flush().expect("written");
+        spool.grown(30);
+        assert!(spool.tell().expect("told").is_none());
+        assert_eq!(rest.join().expect("reads").expect("there"), [2; 20]);
+    }
+
+    #[test]
+    fn a_verifier_of_a_session_that_ended_early_says_so() {
+        let mut spool = spool(30);
+        spool.grown(10);
+        let mut growth = spool.tell().expect("opened").expect("the first time");
+        drop(spool);
+        let mut all = Vec::new();
+        assert!(growth.read_to_end(&mut all).is_err());
+        assert_eq!((all.len(), growth.is_abandoned()), (10, true));
+    }
+}
