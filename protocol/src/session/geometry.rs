@@ -230,7 +230,7 @@ impl Geometry {
     }
 
     /// The symbols of a block in their order; empty without such a block.
-    pub fn block_symbols(&self, block: u32) -> impl Iterator<Item = u32> + use<> {
+    pub fn block_symbols(&self, block: u32) -> impl Iterator<Item = u32> + Clone + use<> {
         let (first, end, step) = match self.blocks.filter(|_| block < self.block_count()) {
             Some(blocks) => {
                 let (group, lane) = (block / u32::from(blocks.lanes), block % u32::from(blocks.lanes));

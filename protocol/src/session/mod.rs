@@ -1,14 +1,15 @@
 //! The multicast session: one object from the group leader to all members of its segment, reliably
 //! (002, "Local distribution").
 //!
-//! The leader sends the object's symbols in order, all members listen, and each says what it is
-//! missing. The leader joins the requests and sends each wanted symbol once more in the next pass,
-//! however many members asked for it; passes repeat until nobody lacks anything. Members are
+//! The leader sends the object's symbols in order, all members listen, and each says how much it lacks
+//! of each block. The leader joins the requests and sends of each block as much parity as the member
+//! that lacks most of it; passes repeat until nobody lacks anything. Without parity members name the
+//! symbols they miss, and each is sent once more, however many asked: 002's scheme. Members are
 //! registered already, so data follows the announcement at once; during a long first pass repair
 //! rides in the stream, so that the end needs few further passes.
 //!
 //! In reading order: the numbers of an object ([`Geometry`]), what is said ([`Message`]), what is
-//! sent ([`FrameHeader`]), the leader's side ([`Sender`]) with its rate ([`rate`]), the member's
+//! sent ([`FrameHeader`]), parity ([`codec`]), the leader's side ([`Sender`]) with its rate ([`rate`]), the member's
 //! side ([`Receiver`]).
 //!
 //! Holds: a frame's sequence never repeats within a session; a symbol is repeated only when a member
@@ -17,12 +18,13 @@
 //! object is verified and durable.
 //!
 //! Leaves to others: sealing and opening frames, reading and writing symbols, chunk digests, tickets
-//! and their signatures, who is a member, mending failed members by unicast. Repair is by named
-//! symbols; parity would be another frame kind, and another way to choose what a repair pass sends.
+//! and their signatures, who is a member, mending failed members by unicast.
 
 pub mod codec;
+mod deficits;
 mod frame;
 mod geometry;
+mod holdings;
 mod members;
 mod message;
 #[cfg(test)]
@@ -30,24 +32,30 @@ mod promises;
 mod ranges;
 pub mod rate;
 mod receiver;
+#[cfg(test)]
+mod receiver_tests;
 mod refusal;
 mod requests;
+#[cfg(test)]
+mod scale;
 mod sender;
 mod sender_config;
 #[cfg(test)]
 mod sender_tests;
 #[cfg(test)]
 mod simulation;
+mod suppression;
 
-pub use frame::{FrameFlags, FrameHeader, HEADER_BYTES, HeaderError, LOWER_HEADER_BYTES, TAG_BYTES};
+pub use frame::{Carried, FrameFlags, FrameHeader, HEADER_BYTES, HeaderError, LOWER_HEADER_BYTES, TAG_BYTES};
 pub use geometry::{BLOCK_SYMBOLS, Geometry, GeometryError, LANES, Layout};
 pub use members::Failure;
 pub use message::{LIST_BYTES_MAX, Message, Poll, Roll, Status};
 pub use ranges::RangeSet;
 pub use receiver::{Accepted, Output as ReceiverOutput, Receiver, ReceiverConfig, Refused};
 pub use refusal::StatusRefused;
-pub use sender::{Announcement, Frame, Output as SenderOutput, Sender};
-pub use sender_config::SenderConfig;
+pub use sender::{Announcement, Content, Frame, Output as SenderOutput, Sender};
+pub use sender_config::{Repair, SenderConfig};
+pub use suppression::MEMBERS_ANSWERING_MAX;
 
 /// Default length of a symbol in bytes.
 ///
