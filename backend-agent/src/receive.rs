@@ -5,9 +5,7 @@
 //! believed only when the whole file has the digest of its ticket, which the caller checks.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -18,8 +16,10 @@ use common::time::Timestamp;
 use lan_channel::envelope::SegmentKey;
 use lan_channel::frames::FrameKey;
 use protocol::session::{
-    Accepted, FrameHeader, Geometry, HEADER_BYTES, Message, Receiver, ReceiverConfig, ReceiverOutput,
+    Accepted, FrameHeader, Geometry, HEADER_BYTES, Layout, Message, Receiver, ReceiverConfig, ReceiverOutput,
 };
+
+use crate::spool::{self, Remains, Spool};
 
 /// Frames kept for a session that is not announced yet: the announcement travels on another socket
 /// and may be overtaken.
@@ -28,6 +28,8 @@ const EARLY_BYTES_MAX: usize = 4 << 20;
 const EARLY_LIFE: Duration = Duration::from_millis(500);
 /// Sessions at once. A leader runs few; more are refused.
 const SESSIONS_MAX: usize = 64;
+/// How often is noted what is held, for an agent that is killed and starts again.
+const NOTE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// What an announcement says, with the ticket believed.
 #[derive(Debug, Clone)]
@@ -36,8 +38,8 @@ pub struct Announced {
     pub session: u32,
     /// What is sent.
     pub ticket: Ticket,
-    /// Length of a symbol in bytes.
-    pub symbol_bytes: u16,
+    /// How it is cut.
+    pub layout: Layout,
     /// Bytes of a chunk table ahead of the object.
     pub table_bytes: u64,
     /// The leader.
@@ -99,17 +101,13 @@ struct Reception {
     announced: Announced,
     key: FrameKey,
     receiver: Receiver,
+    geometry: Geometry,
     /// `None` when the object was here before the session.
-    file: Option<File>,
+    file: Option<Spool>,
+    /// When to note what is held.
+    note_at: Timestamp,
     /// The object was taken into the store; the spool file is gone.
     confirmed: bool,
-}
-
-/// What an ended session left behind.
-#[derive(Debug)]
-struct Remains {
-    symbol_bytes: u16,
-    held: Vec<(u32, u32)>,
 }
 
 /// All sessions that this member takes part in.
@@ -126,22 +124,19 @@ pub struct Receptions {
 }
 
 impl Receptions {
-    /// Receives into this directory, which is emptied: what an earlier process left is not known to
-    /// be whole.
+    /// Receives into this directory. What an earlier process noted is gone on with when a session brings
+    /// it; everything else in the directory is removed.
     ///
     /// # Errors
-    /// When it cannot be made or emptied.
+    /// When it cannot be made or cleaned.
     pub fn new(directory: &Path, me: ServerId, segment_key: SegmentKey) -> io::Result<Self> {
-        fs::create_dir_all(directory)?;
-        for entry in fs::read_dir(directory)? {
-            fs::remove_file(entry?.path())?;
-        }
+        let remains = spool::clean(directory)?.into_iter().collect();
         Ok(Self {
             directory: directory.to_owned(),
             me,
             segment_key,
             sessions: BTreeMap::new(),
-            remains: BTreeMap::new(),
+            remains,
             early: VecDeque::new(),
             early_bytes: 0,
             events: VecDeque::new(),
@@ -173,7 +168,7 @@ impl Receptions {
         if announced.table_bytes != 0 {
             return Err(Declined::Table);
         }
-        let geometry = Geometry::new(announced.ticket.length, announced.symbol_bytes)?;
+        let geometry = Geometry::announced(announced.ticket.length, announced.layout)?;
         // A new session for the same object replaces the old one: its leader is gone.
         let object = announced.ticket.object;
         let old: Vec<u32> = self
@@ -189,23 +184,15 @@ impl Receptions {
             return Err(Declined::Busy);
         }
         let begin = if here { Receiver::already_complete } else { Receiver::new };
-        let mut receiver = begin(ReceiverConfig::default(), self.me, announced.session, geometry, seed, now);
+        let config = ReceiverConfig { members: announced.layout.members, ..ReceiverConfig::default() };
+        let mut receiver = begin(config, self.me, announced.session, geometry, seed, now);
         let file = if here {
             None
         } else {
-            let path = self.path(object);
-            let is_there = fs::metadata(&path).is_ok_and(|metadata| metadata.len() == announced.ticket.length);
-            let file = OpenOptions::new()
-                .write(true)
-                .create(true)
-                .truncate(false)
-                .mode(0o600)
-                .open(&path)
-                .map_err(Declined::Spool)?;
-            file.set_len(announced.ticket.length).map_err(Declined::Spool)?;
+            let (file, was_there) = Spool::open(&self.directory, object, &geometry).map_err(Declined::Spool)?;
             if let Some(remains) = self.remains.remove(&object)
-                && remains.symbol_bytes == announced.symbol_bytes
-                && is_there
+                && remains.symbol_bytes == geometry.symbol_bytes()
+                && was_there
             {
                 for (first, count) in remains.held {
                     receiver.mark_have(first, count);
@@ -215,14 +202,13 @@ impl Receptions {
         };
         let key = FrameKey::derive(&self.segment_key, announced.session, announced.leader, announced.epoch);
         let session = announced.session;
-        self.sessions.insert(session, Reception { announced, key, receiver, file, confirmed: false });
-        self.drain(session);
+        self.sessions.insert(
+            session,
+            Reception { announced, key, receiver, geometry, file, note_at: now + NOTE_INTERVAL, confirmed: false },
+        );
+        self.drain(session, now);
         self.replay_early(session, now);
         Ok(())
-    }
-
-    fn path(&self, object: Digest) -> PathBuf {
-        self.directory.join(format!("{object}.part"))
     }
 
     fn replay_early(&mut self, session: u32, now: Timestamp) {
@@ -253,18 +239,39 @@ impl Receptions {
         };
         match reception.receiver.handle_frame(&header, payload.len(), now) {
             Ok(Accepted::Symbol(symbol)) => {
-                let offset = u64::from(symbol) * u64::from(reception.announced.symbol_bytes);
                 if let Some(file) = &reception.file
-                    && let Err(error) = file.write_all_at(payload, offset)
+                    && let Err(error) = file.write_symbol(symbol, payload)
                 {
                     tracing::error!(%error, "a symbol cannot be written");
                     reception.receiver.mark_bad(symbol, 1, now);
                 }
             }
+            Ok(Accepted::Parity { block, index }) => {
+                if let Some(file) = &mut reception.file
+                    && let Err(error) = file.write_parity(block, index, payload)
+                {
+                    tracing::error!(%error, "parity cannot be written");
+                    reception.receiver.not_restored(block);
+                }
+            }
             Ok(Accepted::Duplicate) => {}
             Err(error) => tracing::debug!(%error, "a frame is refused"),
         }
-        self.drain(header.session);
+        self.note(header.session, now);
+        self.drain(header.session, now);
+    }
+
+    /// Notes now and then what is held, in case this process is killed.
+    fn note(&mut self, session: u32, now: Timestamp) {
+        let Some(reception) = self.sessions.get_mut(&session) else { return };
+        if reception.note_at > now || reception.file.is_none() || reception.confirmed {
+            return;
+        }
+        reception.note_at = now + NOTE_INTERVAL;
+        let remains = Remains::of(&reception.geometry, reception.receiver.held());
+        if let Err(error) = spool::note(&self.directory, reception.announced.ticket.object, &remains) {
+            tracing::warn!(%error, "what is held of an object cannot be noted");
+        }
     }
 
     fn keep_early(&mut self, datagram: &[u8], now: Timestamp) {
@@ -286,16 +293,17 @@ impl Receptions {
             && reception.announced.leader == from
         {
             reception.receiver.handle_message(message, now);
-            self.drain(session);
+            self.drain(session, now);
         }
     }
 
     /// The object is verified and durable.
-    pub fn confirm(&mut self, session: u32) {
+    pub fn confirm(&mut self, session: u32, now: Timestamp) {
         if let Some(reception) = self.sessions.get_mut(&session) {
-            reception.receiver.confirm();
+            reception.receiver.confirm(now);
             reception.confirmed = true;
-            self.drain(session);
+            spool::forget_note(&self.directory, reception.announced.ticket.object);
+            self.drain(session, now);
         }
     }
 
@@ -325,21 +333,17 @@ impl Receptions {
             if let Some(reception) = self.sessions.get_mut(&session) {
                 reception.receiver.handle_timeout(now);
             }
-            self.drain(session);
+            self.drain(session, now);
         }
     }
 
     /// The object is not wanted any more.
     pub fn forget(&mut self, object: Digest) {
         self.remains.remove(&object);
-        if let Err(error) = fs::remove_file(self.path(object))
-            && error.kind() != io::ErrorKind::NotFound
-        {
-            tracing::warn!(%error, "a spool file could not be removed");
-        }
+        spool::forget(&self.directory, object);
     }
 
-    fn drain(&mut self, session: u32) {
+    fn drain(&mut self, session: u32, now: Timestamp) {
         loop {
             let Some(reception) = self.sessions.get_mut(&session) else { return };
             let leader = reception.announced.leader;
@@ -347,13 +351,23 @@ impl Receptions {
             match reception.receiver.poll_output() {
                 None => return,
                 Some(ReceiverOutput::Unicast(message)) => self.events.push_back(Event::Say { leader, message }),
+                Some(ReceiverOutput::Restore(restoration)) => {
+                    let restored = reception.file.as_ref().map_or(Ok(()), |file| file.restore(&restoration));
+                    match restored {
+                        Ok(()) => reception.receiver.restored(restoration.block),
+                        Err(error) => {
+                            tracing::error!(block = restoration.block, %error, "a block cannot be restored");
+                            reception.receiver.not_restored(restoration.block);
+                        }
+                    }
+                }
                 Some(ReceiverOutput::Complete) => {
                     if reception.file.is_some() {
                         let ticket = ticket();
-                        let path = self.path(ticket.object);
+                        let path = spool::part_path(&self.directory, ticket.object);
                         self.events.push_back(Event::Complete { session, ticket, leader, path });
                     } else {
-                        reception.receiver.confirm();
+                        reception.receiver.confirm(now);
                     }
                 }
                 Some(ReceiverOutput::Abandoned) => {
@@ -378,9 +392,8 @@ impl Receptions {
             && reception.file.is_some()
             && !reception.confirmed
         {
-            let held = reception.receiver.held().runs().map(|range| (range.start, range.end - range.start)).collect();
-            let symbol_bytes = reception.announced.symbol_bytes;
-            self.remains.insert(reception.announced.ticket.object, Remains { symbol_bytes, held });
+            let object = reception.announced.ticket.object;
+            self.remains.insert(object, Remains::of(&reception.geometry, reception.receiver.held()));
         }
     }
 }

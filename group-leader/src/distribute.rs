@@ -6,6 +6,7 @@
 
 use std::collections::VecDeque;
 use std::fs::File;
+use std::io;
 use std::os::unix::fs::FileExt as _;
 
 use common::control::SessionStats;
@@ -13,7 +14,8 @@ use common::ids::ServerId;
 use common::time::Timestamp;
 use lan_channel::envelope::SegmentKey;
 use lan_channel::frames::FrameKey;
-use protocol::session::{Announcement, Geometry, Message, Sender, SenderConfig, SenderOutput, Status};
+use protocol::session::codec::Encoder;
+use protocol::session::{Announcement, Content, Frame, Geometry, Message, Sender, SenderConfig, SenderOutput, Status};
 
 /// Frames that are made ready in one go, so that other work gets its turn between.
 const BURST_FRAMES: usize = 128;
@@ -27,6 +29,7 @@ pub struct Distribution {
     /// A frame that the socket did not take yet.
     unsent: Option<Vec<u8>>,
     outputs: VecDeque<SenderOutput>,
+    encoder: Encoder,
     symbol: Vec<u8>,
     finished: bool,
 }
@@ -57,7 +60,16 @@ impl Distribution {
         let key = FrameKey::derive(segment_key, announcement.session, leader, announcement.epoch);
         let length = geometry.length();
         let sender = Sender::new(config, announcement, geometry, members.iter().copied(), length, now);
-        Self { sender, key, file, unsent: None, outputs: VecDeque::new(), symbol: Vec::new(), finished: false }
+        Self {
+            sender,
+            key,
+            file,
+            unsent: None,
+            outputs: VecDeque::new(),
+            encoder: Encoder::default(),
+            symbol: Vec::new(),
+            finished: false,
+        }
     }
 
     /// A member's report.
@@ -109,8 +121,7 @@ impl Distribution {
         }
         for _ in 0..BURST_FRAMES {
             let Some(frame) = self.sender.poll_frame(now) else { return false };
-            self.symbol.resize(usize::from(frame.header.payload_bytes), 0);
-            if let Err(error) = self.file.read_exact_at(&mut self.symbol, frame.offset) {
+            if let Err(error) = self.fill_symbol(&frame) {
                 // A frame that is not sent counts as lost; a file that cannot be read ends the
                 // session by its members' falling silent.
                 tracing::error!(%error, "the object of a session cannot be read");
@@ -124,6 +135,24 @@ impl Distribution {
             }
         }
         true
+    }
+
+    /// Reads or makes what a frame carries.
+    fn fill_symbol(&mut self, frame: &Frame) -> io::Result<()> {
+        match frame.content {
+            Content::Stream { offset } => {
+                self.symbol.resize(usize::from(frame.header.payload_bytes), 0);
+                self.file.read_exact_at(&mut self.symbol, offset)
+            }
+            Content::Parity { block, index, count } => {
+                let file = &self.file;
+                let read = |offset, symbol: &mut [u8]| file.read_exact_at(symbol, offset);
+                let parity = self.encoder.parity(self.sender.geometry(), (block, index, count), read)?;
+                self.symbol.clear();
+                self.symbol.extend_from_slice(parity);
+                Ok(())
+            }
+        }
     }
 
     /// When [`Distribution::timeout`] is due.
@@ -150,6 +179,6 @@ impl Distribution {
 pub fn is_for_leader(message: &Message) -> bool {
     match message {
         Message::Status(_) | Message::Decline { .. } => true,
-        Message::Announce { .. } | Message::Poll(_) | Message::Close { .. } => false,
+        Message::Announce { .. } | Message::Poll(_) | Message::Close { .. } | Message::Plan { .. } => false,
     }
 }

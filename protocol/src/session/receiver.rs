@@ -189,6 +189,9 @@ pub struct Receiver {
     answer: Option<Answer>,
     /// What the leader said it is going to send: block, and how much parity.
     plan: BTreeMap<u32, u32>,
+    /// The most parity that it was going to send of a block in this round, and in the one before: about
+    /// what those lack who lack most.
+    most_planned: (u32, u32),
     /// When anything of this session was last heard from the leader.
     heard_at: Timestamp,
     delays: ChaCha8Rng,
@@ -221,6 +224,7 @@ impl Receiver {
             poll: 0,
             answer: None,
             plan: BTreeMap::new(),
+            most_planned: (0, 0),
             heard_at: now,
             delays: ChaCha8Rng::seed_from_u64(seed),
             outputs: VecDeque::new(),
@@ -330,6 +334,9 @@ impl Receiver {
             (State::Gathering { .. } | State::Verifying, None) => self.answer_within(self.config.reply_window, now),
             (State::Gathering { .. } | State::Verifying, Some(large)) => {
                 let in_any_case = large.is_drawn(&mut self.delays);
+                if self.most_planned.0 > 0 {
+                    self.most_planned = (0, self.most_planned.0);
+                }
                 self.answer_in_turn(large, in_any_case, now);
             }
             (State::Confirmed { acknowledgements_left }, None) if *acknowledgements_left > 0 => {
@@ -348,7 +355,11 @@ impl Receiver {
         match message {
             Message::Announce { .. } => self.heard_at = now,
             Message::Poll(poll) => self.handle_poll(poll, now),
-            Message::Plan { parity, .. } => self.plan = parity.iter().copied().collect(),
+            Message::Plan { parity, .. } => {
+                self.plan = parity.iter().copied().collect();
+                let most = self.plan.values().max().copied().unwrap_or(0);
+                self.most_planned.0 = self.most_planned.0.max(most);
+            }
             Message::Close { .. } => self.close(),
             Message::Status(_) | Message::Decline { .. } => (),
         }
@@ -382,7 +393,9 @@ impl Receiver {
 
     /// Answers as one of many: if by then nothing makes it superfluous.
     fn answer_in_turn(&mut self, large: Large, in_any_case: bool, now: Timestamp) {
-        let delay = large.delay(&mut self.delays);
+        let most = self.holdings.lacking(self.sent_through).deficits.iter().map(|(_, count)| *count).max();
+        let lacks_most = large.lacks_most(most.unwrap_or(0), self.most_planned.1);
+        let delay = large.delay(lacks_most, &mut self.delays);
         let at = self.answer.map_or(now + delay, |answer| answer.at);
         let in_any_case = in_any_case || self.answer.is_some_and(|answer| answer.in_any_case);
         self.answer = Some(Answer { at, through: self.sent_through, in_any_case });

@@ -84,7 +84,15 @@ impl Requests {
         u32::try_from(sent.filter(|sequence| **sequence > heard_through).count()).unwrap_or(u32::MAX)
     }
 
-    /// Whether none of these is newer than that: the common case, told by the last of a block.
+    /// How many of these symbols are to be sent again.
+    pub(super) fn repairs_among(&self, symbols: impl Iterator<Item = u32>) -> u32 {
+        if self.repairing.is_empty() {
+            return 0;
+        }
+        u32::try_from(symbols.filter(|symbol| self.repairing.contains(*symbol)).count()).unwrap_or(u32::MAX)
+    }
+
+    /// Whether this symbol was last sent by then.
     pub(super) fn was_sent_by(&self, symbol: u32, heard_through: u32) -> bool {
         self.last_sent.get(symbol as usize).is_some_and(|sequence| *sequence <= heard_through)
     }

@@ -49,13 +49,21 @@ impl Large {
         spread.min(WINDOW_MAX).mul_f64(f64::from(chance.next_u32()) / f64::from(u32::MAX))
     }
 
-    /// When to speak, if nothing makes it superfluous. The times are exponentially dense towards the end
-    /// of the window: of however many members, few come in the beginning (RFC 5401 shows the form).
-    pub(super) fn delay(self, chance: &mut ChaCha8Rng) -> Duration {
+    /// Whether a member that lacks so many symbols of a block is about to raise what will be sent, when
+    /// `usual` were sent the last time.
+    pub(super) fn lacks_most(self, lacking: u32, usual: u32) -> bool {
+        lacking >= usual - usual / 8
+    }
+
+    /// When to speak, if nothing makes it superfluous: those who lack most before all others. The times
+    /// are exponentially dense towards the end: of however many members, few come in the beginning (RFC
+    /// 5401 shows the form).
+    pub(super) fn delay(self, lacks_most: bool, chance: &mut ChaCha8Rng) -> Duration {
         let lambda = f64::from(self.members).ln() + 1.0;
         let part = f64::from(chance.next_u32()) / f64::from(u32::MAX);
         let share = (part * lambda.exp_m1()).ln_1p() / lambda;
-        DELAY_MIN + (self.window() - DELAY_MIN).mul_f64(share.clamp(0.0, 1.0))
+        let half = if lacks_most { 0.0 } else { 0.5 };
+        DELAY_MIN + (self.window() - DELAY_MIN).mul_f64((half + share / 2.0).clamp(0.0, 1.0))
     }
 
     /// Whether this member answers by lot.
@@ -81,14 +89,19 @@ mod tests {
         let mut chance = ChaCha8Rng::seed_from_u64(1);
         for members in [50, 200, 1000, 60_000] {
             let large = Large::of(members).expect("many");
-            let delays: Vec<Duration> = (0..members).map(|_| large.delay(&mut chance)).collect();
+            let delays: Vec<Duration> = (0..members).map(|_| large.delay(true, &mut chance)).collect();
             assert!(delays.iter().all(|delay| (DELAY_MIN..=large.window()).contains(delay)));
+            let latest = *delays.iter().max().expect("some");
+            assert!((0..100).all(|_| large.delay(false, &mut chance) >= latest), "the others come later");
             let first = *delays.iter().min().expect("some");
-            let soon = delays.iter().filter(|delay| **delay < first + large.window() / 20).count();
+            let soon = delays.iter().filter(|delay| **delay < first + large.window() / 40).count();
             assert!(soon <= 8, "{soon} of {members} at once");
             let drawn = (0..members).filter(|_| large.is_drawn(&mut chance)).count();
             assert!(drawn <= 10, "{drawn} of {members} by lot");
         }
+        let large = Large::of(1000).expect("many");
+        assert_eq!([6, 7, 8, 9].map(|lacking| large.lacks_most(lacking, 8)), [false, true, true, true]);
+        assert!(large.lacks_most(0, 0), "nobody knows yet");
         assert_eq!(Large::of(1000).map(Large::window), Some(Duration::from_millis(20)));
         assert_eq!(Large::of(1000).map(Large::named_at_once), Some(18));
     }
