@@ -1,5 +1,5 @@
 //! The member's side of multicast sessions as its driver sees it: frames opened, symbols written into
-//! a spool file ([`spool`]), and what is missing remembered from one session to the next.
+//! a spool file, and what is missing remembered from one session to the next.
 //!
 //! **The calling contract.** Any number of [`Receptions::frame`], then [`Receptions::settle`]; every
 //! other input settles by itself. Then drain [`Receptions::poll_event`].
@@ -8,12 +8,8 @@
 //! believed only when the whole file has the digest of its ticket, which the caller checks: of a
 //! large object while the rest arrives.
 
-pub mod spool;
-
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::fs::{self, OpenOptions};
 use std::io;
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -24,8 +20,11 @@ use common::time::Timestamp;
 use lan_channel::envelope::SegmentKey;
 use lan_channel::frames::FrameKey;
 use protocol::session::{
-    Accepted, FrameHeader, Geometry, HEADER_BYTES, Message, Receiver, ReceiverConfig, ReceiverOutput,
+    Accepted, FrameHeader, Geometry, HEADER_BYTES, Layout, Message, Receiver, ReceiverConfig, ReceiverOutput,
 };
+
+pub use crate::spool::Growth;
+use crate::spool::{self, Remains, Spool, WriteError};
 
 /// Frames kept for a session that is not announced yet: the announcement travels on another socket
 /// and may be overtaken.
@@ -36,8 +35,8 @@ const EARLY_LIFE: Duration = Duration::from_millis(500);
 const SESSIONS_MAX: usize = 64;
 /// Objects from this length on are verified while they arrive.
 const VERIFIED_EARLY_BYTES_MIN: u64 = 4 << 20;
-
-use spool::{Growth, Spool};
+/// How often is noted what is held, for an agent that is killed and starts again.
+const NOTE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// What an announcement says, with the ticket believed.
 #[derive(Debug, Clone)]
@@ -46,8 +45,8 @@ pub struct Announced {
     pub session: u32,
     /// What is sent.
     pub ticket: Ticket,
-    /// Length of a symbol in bytes.
-    pub symbol_bytes: u16,
+    /// How it is cut.
+    pub layout: Layout,
     /// Bytes of a chunk table ahead of the object.
     pub table_bytes: u64,
     /// The leader.
@@ -112,8 +111,11 @@ struct Reception {
     announced: Announced,
     key: FrameKey,
     receiver: Receiver,
+    geometry: Geometry,
     /// `None` when the object was here before the session.
-    spool: Option<Spool>,
+    file: Option<Spool>,
+    /// When to note what is held.
+    note_at: Timestamp,
     /// The object was taken into the store; the spool file is gone.
     confirmed: bool,
 }
@@ -121,33 +123,21 @@ struct Reception {
 impl Reception {
     /// Writes what is kept back, and notes how far the object is here without a gap.
     fn write_out(&mut self, now: Timestamp) {
-        let Some(spool) = &mut self.spool else { return };
-        if let Err(error) = spool.flush() {
+        let Some(file) = &mut self.file else { return };
+        if let Err(error) = file.flush() {
             self.lost(&error, now);
         }
-        let Some(spool) = &mut self.spool else { return };
-        let ticket = &self.announced.ticket;
-        let symbol_bytes = u64::from(self.announced.symbol_bytes);
-        let symbols = u32::try_from(ticket.length.div_ceil(symbol_bytes)).unwrap_or(u32::MAX);
-        let whole = self.receiver.held().gaps(0..symbols).next().map_or(symbols, |gap| gap.start);
-        spool.grown((u64::from(whole) * symbol_bytes).min(ticket.length));
+        if let Some(file) = &mut self.file {
+            file.grown(self.receiver.held());
+        }
     }
 
     /// Bytes that were heard could not be written.
-    fn lost(&mut self, error: &spool::WriteError, now: Timestamp) {
+    fn lost(&mut self, error: &WriteError, now: Timestamp) {
         tracing::error!(%error, reason = %error.source, "symbols cannot be written");
-        let symbol_bytes = self.announced.symbol_bytes;
-        let Ok(geometry) = Geometry::new(self.announced.ticket.length, symbol_bytes) else { return };
-        let (first, count) = geometry.symbols_of(error.offset, error.bytes);
+        let (first, count) = self.geometry.symbols_of(error.offset, error.bytes);
         self.receiver.mark_bad(first, count, now);
     }
-}
-
-/// What an ended session left behind.
-#[derive(Debug)]
-struct Remains {
-    symbol_bytes: u16,
-    held: Vec<(u32, u32)>,
 }
 
 /// All sessions that this member takes part in.
@@ -166,22 +156,19 @@ pub struct Receptions {
 }
 
 impl Receptions {
-    /// Receives into this directory, which is emptied: what an earlier process left is not known to
-    /// be whole.
+    /// Receives into this directory. What an earlier process noted is gone on with when a session brings
+    /// it; everything else in the directory is removed.
     ///
     /// # Errors
-    /// When it cannot be made or emptied.
+    /// When it cannot be made or cleaned.
     pub fn new(directory: &Path, me: ServerId, segment_key: SegmentKey) -> io::Result<Self> {
-        fs::create_dir_all(directory)?;
-        for entry in fs::read_dir(directory)? {
-            fs::remove_file(entry?.path())?;
-        }
+        let remains = spool::clean(directory)?.into_iter().collect();
         Ok(Self {
             directory: directory.to_owned(),
             me,
             segment_key,
             sessions: BTreeMap::new(),
-            remains: BTreeMap::new(),
+            remains,
             early: VecDeque::new(),
             early_bytes: 0,
             unsettled: BTreeSet::new(),
@@ -214,7 +201,7 @@ impl Receptions {
         if announced.table_bytes != 0 {
             return Err(Declined::Table);
         }
-        let geometry = Geometry::new(announced.ticket.length, announced.symbol_bytes)?;
+        let geometry = Geometry::announced(announced.ticket.length, announced.layout)?;
         // A new session for the same object replaces the old one: its leader is gone.
         let object = announced.ticket.object;
         let old: Vec<u32> = self
@@ -230,41 +217,31 @@ impl Receptions {
             return Err(Declined::Busy);
         }
         let begin = if here { Receiver::already_complete } else { Receiver::new };
-        let mut receiver = begin(ReceiverConfig::default(), self.me, announced.session, geometry, seed, now);
-        let spool = if here {
+        let config = ReceiverConfig { members: announced.layout.members, ..ReceiverConfig::default() };
+        let mut receiver = begin(config, self.me, announced.session, geometry, seed, now);
+        let file = if here {
             None
         } else {
-            let path = self.path(object);
-            let is_there = fs::metadata(&path).is_ok_and(|metadata| metadata.len() == announced.ticket.length);
-            let file = OpenOptions::new()
-                .read(true)
-                .write(true)
-                .create(true)
-                .truncate(false)
-                .mode(0o600)
-                .open(&path)
-                .map_err(Declined::Spool)?;
-            file.set_len(announced.ticket.length).map_err(Declined::Spool)?;
+            let (file, was_there) = Spool::open(&self.directory, object, &geometry).map_err(Declined::Spool)?;
             if let Some(remains) = self.remains.remove(&object)
-                && remains.symbol_bytes == announced.symbol_bytes
-                && is_there
+                && remains.symbol_bytes == geometry.symbol_bytes()
+                && was_there
             {
                 for (first, count) in remains.held {
                     receiver.mark_have(first, count);
                 }
             }
-            Some(Spool::new(file))
+            Some(file)
         };
         let key = FrameKey::derive(&self.segment_key, announced.session, announced.leader, announced.epoch);
         let session = announced.session;
-        self.sessions.insert(session, Reception { announced, key, receiver, spool, confirmed: false });
+        self.sessions.insert(
+            session,
+            Reception { announced, key, receiver, geometry, file, note_at: now + NOTE_INTERVAL, confirmed: false },
+        );
         self.drain(session, now);
         self.replay_early(session, now);
         Ok(())
-    }
-
-    fn path(&self, object: Digest) -> PathBuf {
-        self.directory.join(format!("{object}.part"))
     }
 
     fn replay_early(&mut self, session: u32, now: Timestamp) {
@@ -297,11 +274,18 @@ impl Receptions {
         };
         match reception.receiver.handle_frame(&header, payload.len(), now) {
             Ok(Accepted::Symbol(symbol)) => {
-                let offset = u64::from(symbol) * u64::from(reception.announced.symbol_bytes);
-                if let Some(spool) = &mut reception.spool
-                    && let Err(error) = spool.write(offset, payload)
+                if let Some(file) = &mut reception.file
+                    && let Err(error) = file.write_symbol(symbol, payload)
                 {
                     reception.lost(&error, now);
+                }
+            }
+            Ok(Accepted::Parity { block, index }) => {
+                if let Some(file) = &mut reception.file
+                    && let Err(error) = file.write_parity(block, index, payload)
+                {
+                    tracing::error!(%error, "parity cannot be written");
+                    reception.receiver.not_restored(block);
                 }
             }
             Ok(Accepted::Duplicate) => {}
@@ -314,6 +298,20 @@ impl Receptions {
     pub fn settle(&mut self, now: Timestamp) {
         while let Some(session) = self.unsettled.pop_first() {
             self.drain(session, now);
+            self.note(session, now);
+        }
+    }
+
+    /// Notes now and then what is held, in case this process is killed.
+    fn note(&mut self, session: u32, now: Timestamp) {
+        let Some(reception) = self.sessions.get_mut(&session) else { return };
+        if reception.note_at > now || reception.file.is_none() || reception.confirmed {
+            return;
+        }
+        reception.note_at = now + NOTE_INTERVAL;
+        let remains = Remains::of(&reception.geometry, reception.receiver.held());
+        if let Err(error) = spool::note(&self.directory, reception.announced.ticket.object, &remains) {
+            tracing::warn!(%error, "what is held of an object cannot be noted");
         }
     }
 
@@ -343,8 +341,9 @@ impl Receptions {
     /// The object is verified and durable.
     pub fn confirm(&mut self, session: u32, now: Timestamp) {
         if let Some(reception) = self.sessions.get_mut(&session) {
-            reception.receiver.confirm();
+            reception.receiver.confirm(now);
             reception.confirmed = true;
+            spool::forget_note(&self.directory, reception.announced.ticket.object);
             self.drain(session, now);
         }
     }
@@ -382,11 +381,7 @@ impl Receptions {
     /// The object is not wanted any more.
     pub fn forget(&mut self, object: Digest) {
         self.remains.remove(&object);
-        if let Err(error) = fs::remove_file(self.path(object))
-            && error.kind() != io::ErrorKind::NotFound
-        {
-            tracing::warn!(%error, "a spool file could not be removed");
-        }
+        spool::forget(&self.directory, object);
     }
 
     fn drain(&mut self, session: u32, now: Timestamp) {
@@ -401,11 +396,22 @@ impl Receptions {
             match reception.receiver.poll_output() {
                 None => return,
                 Some(ReceiverOutput::Unicast(message)) => self.events.push_back(Event::Say { leader, message }),
+                Some(ReceiverOutput::Restore(restoration)) => {
+                    let restored = reception.file.as_mut().map_or(Ok(()), |file| file.restore(&restoration));
+                    match restored {
+                        Ok(()) => reception.receiver.restored(restoration.block),
+                        Err(error) => {
+                            tracing::error!(block = restoration.block, %error, "a block cannot be restored");
+                            reception.receiver.not_restored(restoration.block);
+                        }
+                    }
+                }
                 Some(ReceiverOutput::Complete) => {
-                    if reception.spool.is_some() {
+                    if reception.file.is_some() {
+                        reception.write_out(now);
                         self.verify(session);
                     } else {
-                        reception.receiver.confirm();
+                        reception.receiver.confirm(now);
                     }
                 }
                 Some(ReceiverOutput::Abandoned) => {
@@ -428,7 +434,7 @@ impl Receptions {
     fn verify_early(&mut self, session: u32) {
         let Some(reception) = self.sessions.get_mut(&session) else { return };
         if reception.announced.ticket.length >= VERIFIED_EARLY_BYTES_MIN
-            && reception.spool.as_ref().is_some_and(Spool::is_worth_telling)
+            && reception.file.as_ref().is_some_and(Spool::is_worth_telling)
         {
             self.verify(session);
         }
@@ -436,13 +442,13 @@ impl Receptions {
 
     fn verify(&mut self, session: u32) {
         let Some(reception) = self.sessions.get_mut(&session) else { return };
-        let Some(spool) = &mut reception.spool else { return };
-        match spool.tell() {
+        let Some(file) = &mut reception.file else { return };
+        match file.tell() {
             Ok(None) => {}
             Ok(Some(growth)) => {
                 let ticket = reception.announced.ticket.clone();
                 let leader = reception.announced.leader;
-                let path = self.directory.join(format!("{}.part", ticket.object));
+                let path = spool::part_path(&self.directory, ticket.object);
                 self.events.push_back(Event::Verify { session, ticket, leader, path, growth });
             }
             Err(error) => {
@@ -455,13 +461,12 @@ impl Receptions {
     /// Ends a session and keeps in mind what it brought.
     fn end(&mut self, session: u32, now: Timestamp) {
         if let Some(mut reception) = self.sessions.remove(&session)
-            && reception.spool.is_some()
+            && reception.file.is_some()
             && !reception.confirmed
         {
             reception.write_out(now);
-            let held = reception.receiver.held().runs().map(|range| (range.start, range.end - range.start)).collect();
-            let symbol_bytes = reception.announced.symbol_bytes;
-            self.remains.insert(reception.announced.ticket.object, Remains { symbol_bytes, held });
+            let object = reception.announced.ticket.object;
+            self.remains.insert(object, Remains::of(&reception.geometry, reception.receiver.held()));
         }
     }
 }

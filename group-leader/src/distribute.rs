@@ -16,8 +16,10 @@ use common::time::Timestamp;
 use lan_channel::data::{FrameSink, Taken};
 use lan_channel::envelope::SegmentKey;
 use lan_channel::frames::FrameKey;
+use protocol::session::codec::Encoder;
 use protocol::session::{
-    Announcement, Frame, Geometry, HEADER_BYTES, Message, Sender, SenderConfig, SenderOutput, Status, TAG_BYTES,
+    Announcement, Content, Frame, Geometry, HEADER_BYTES, Message, Sender, SenderConfig, SenderOutput, Status,
+    TAG_BYTES,
 };
 
 /// Frames that are made ready in one go, so that other work gets its turn between.
@@ -33,6 +35,7 @@ pub struct Distribution {
     sender: Sender,
     key: FrameKey,
     object: Window,
+    encoder: Encoder,
     batch: Batch,
     symbol_bytes: u16,
     outputs: VecDeque<SenderOutput>,
@@ -151,6 +154,7 @@ impl Distribution {
             sender,
             key,
             object,
+            encoder: Encoder::default(),
             batch: Batch::default(),
             symbol_bytes: geometry.symbol_bytes(),
             outputs: VecDeque::new(),
@@ -228,7 +232,15 @@ impl Distribution {
             let Some(frame) = self.sender.poll_frame(now) else { return false };
             *made += 1;
             let symbol_bytes = usize::from(frame.header.payload_bytes);
-            let symbol = match self.object.read(frame.offset, symbol_bytes, !frame.header.flags.repair) {
+            let symbol = match frame.content {
+                Content::Stream { offset } => self.object.read(offset, symbol_bytes, !frame.header.flags.repair),
+                Content::Parity { block, index, count } => {
+                    let file = &self.object.file;
+                    let read = |offset, symbol: &mut [u8]| file.read_exact_at(symbol, offset);
+                    self.encoder.parity(self.sender.geometry(), (block, index, count), read)
+                }
+            };
+            let symbol = match symbol {
                 Ok(symbol) => symbol,
                 Err(error) => {
                     // A frame that is not sent counts as lost; a file that cannot be read ends the
@@ -272,7 +284,7 @@ impl Distribution {
 pub fn is_for_leader(message: &Message) -> bool {
     match message {
         Message::Status(_) | Message::Decline { .. } => true,
-        Message::Announce { .. } | Message::Poll(_) | Message::Close { .. } => false,
+        Message::Announce { .. } | Message::Poll(_) | Message::Close { .. } | Message::Plan { .. } => false,
     }
 }
 

@@ -129,22 +129,23 @@ impl Agent {
 
     fn session(&mut self, sender: &Credential, transfer: SocketAddr, message: Message, now: Timestamp) {
         match message {
-            Message::Announce { session, ticket, table_bytes, symbol_bytes, epoch } => {
+            Message::Announce { session, ticket, table_bytes, layout, epoch } => {
                 self.leader_transfer.insert(sender.server, transfer);
                 if self.receptions.knows(session) {
-                    let again = Message::Announce { session, ticket, table_bytes, symbol_bytes, epoch };
+                    let again = Message::Announce { session, ticket, table_bytes, layout, epoch };
                     self.receptions.message(sender.server, &again, now);
                     return;
                 }
                 // Only who leads distributes. Who has just been elected announces again.
                 let leads = self.election.leader().is_some_and(|(leader, _)| leader == sender.server);
                 if let Some(ticket) = self.believed(sender, &ticket).filter(|_| leads) {
-                    let announced =
-                        Announced { session, ticket, symbol_bytes, table_bytes, leader: sender.server, epoch };
+                    let announced = Announced { session, ticket, layout, table_bytes, leader: sender.server, epoch };
                     self.announced(announced, now);
                 }
             }
-            Message::Poll(_) | Message::Close { .. } => self.receptions.message(sender.server, &message, now),
+            Message::Poll(_) | Message::Close { .. } | Message::Plan { .. } => {
+                self.receptions.message(sender.server, &message, now)
+            }
             Message::Status(status) => {
                 if let Some(leading) = &mut self.leading {
                     leading.status(sender.server, &status, now);

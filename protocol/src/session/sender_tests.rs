@@ -14,7 +14,14 @@ fn at(millis: u64) -> Timestamp {
 fn sender(members: usize, symbols: u64) -> Sender {
     let bytes = symbols * u64::from(SYMBOL_BYTES);
     let geometry = Geometry::new(bytes, SYMBOL_BYTES).expect("fits");
-    Sender::new(SenderConfig::default(), announcement(), geometry, (0..members).map(id), bytes, at(0))
+    Sender::new(
+        SenderConfig { fec: false, ..SenderConfig::default() },
+        announcement(),
+        geometry,
+        (0..members).map(id),
+        bytes,
+        at(0),
+    )
 }
 
 fn outputs(sender: &mut Sender) -> Vec<SenderOutput> {
@@ -26,7 +33,17 @@ fn frames(sender: &mut Sender, now: Timestamp) -> Vec<FrameHeader> {
 }
 
 fn status(highest: u32, held: u32, missing: Vec<(u32, u32)>) -> Status {
-    Status { session: SESSION, poll: 0, received: u64::from(held), highest, held, missing, complete: false }
+    Status {
+        session: SESSION,
+        poll: 0,
+        received: u64::from(held),
+        highest,
+        held,
+        missing,
+        deficits: vec![],
+        more: false,
+        complete: false,
+    }
 }
 
 fn complete(symbols: u32) -> Status {
@@ -94,13 +111,17 @@ fn the_last_frame_of_what_there_is_to_send_asks_for_reports() {
     let mut sender = sender(1, 3);
     let flags: Vec<_> = frames(&mut sender, at(0)).iter().map(|header| header.flags).collect();
     let none = FrameFlags::default();
-    assert_eq!(flags, vec![none, none, FrameFlags { poll: true, repair: false, last: true }]);
+    assert_eq!(flags, vec![none, none, FrameFlags { poll: true, repair: false, last: true, spent: true }]);
     assert_eq!(sender.handle_status(id(0), &status(3, 1, vec![(0, 1), (2, 1)]), at(1)), Ok(()));
     let repairs = frames(&mut sender, at(1));
-    let seen: Vec<_> = repairs.iter().map(|header| (header.symbol, header.pass, header.sequence)).collect();
-    assert_eq!(seen, vec![(0, 2, 4), (2, 2, 5)], "the only member answered, so nothing is held back");
-    assert_eq!(repairs[0].flags, FrameFlags { poll: false, repair: true, last: true });
-    assert_eq!(repairs[1].flags, FrameFlags { poll: true, repair: true, last: true });
+    let seen: Vec<_> = repairs.iter().map(|header| (header.carried, header.pass, header.sequence)).collect();
+    assert_eq!(
+        seen,
+        vec![(Carried::Symbol(0), 2, 4), (Carried::Symbol(2), 2, 5)],
+        "the only member answered, so nothing is held back"
+    );
+    assert_eq!(repairs[0].flags, FrameFlags { poll: false, repair: true, last: true, spent: false });
+    assert_eq!(repairs[1].flags, FrameFlags { poll: true, repair: true, last: true, spent: true });
 }
 
 #[test]

@@ -94,7 +94,7 @@ impl Member {
             self.leaders.insert(from, address);
             let now = self.clock.now();
             match &message {
-                Message::Announce { session, ticket, table_bytes, symbol_bytes, epoch }
+                Message::Announce { session, ticket, table_bytes, layout, epoch }
                     if !self.receptions.knows(*session) =>
                 {
                     let Ok(ticket) = ticket.verify(&self.party.publish_keys) else { continue };
@@ -106,7 +106,7 @@ impl Member {
                     let announced = Announced {
                         session: *session,
                         ticket,
-                        symbol_bytes: *symbol_bytes,
+                        layout: *layout,
                         table_bytes: *table_bytes,
                         leader: from,
                         epoch: *epoch,
@@ -119,6 +119,7 @@ impl Member {
                 Message::Announce { .. }
                 | Message::Poll(_)
                 | Message::Close { .. }
+                | Message::Plan { .. }
                 | Message::Status(_)
                 | Message::Decline { .. } => self.receptions.message(from, &message, now),
             }

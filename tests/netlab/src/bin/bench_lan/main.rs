@@ -102,8 +102,7 @@ fn compare(arguments: &Arguments, row: &Scenario) -> Result<Vec<Line>, Box<dyn E
         let lab = row.lab()?;
         let place = directory.path().join("work");
         fs::create_dir(&place)?;
-        let bench =
-            Bench { lab: &lab, scenario: row, directory: &place, file: &file, lan_cast: &arguments.lan_cast };
+        let bench = Bench { lab: &lab, scenario: row, directory: &place, file: &file, lan_cast: &arguments.lan_cast };
         let result = bench.run(tool).map_err(|error| chain(&error));
         drop(lab);
         fs::remove_dir_all(&place)?;

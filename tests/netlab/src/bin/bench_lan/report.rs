@@ -45,7 +45,11 @@ fn figures(scenario: &Scenario, all: &[Seen]) -> Figures {
         returned: of(&|seen| seen.returned_bytes as f64 / bytes),
         sender_ns_per_byte: of(&|seen| seen.sender_cpu * 1e9 / bytes),
         receiver_ns_per_byte: of(&|seen| seen.receiver_cpu * 1e9 / received),
-        missing: all.iter().map(|seen| seen.seconds.iter().filter(|seconds| seconds.is_none()).count()).max().unwrap_or(0),
+        missing: all
+            .iter()
+            .map(|seen| seen.seconds.iter().filter(|seconds| seconds.is_none()).count())
+            .max()
+            .unwrap_or(0),
     }
 }
 

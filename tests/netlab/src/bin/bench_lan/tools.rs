@@ -253,9 +253,7 @@ impl Bench<'_> {
             let (id, to, script) = (format!("0x{number:08x}"), place.to_string_lossy(), script.to_string_lossy());
             let log = place.join("log");
             let log = log.to_string_lossy();
-            let args = [
-                "-d", "-I", "eth0", "-D", &to, "-U", &id, "-B", PEER_BUFFER_BYTES, "-s", &script, "-L", &log,
-            ];
+            let args = ["-d", "-I", "eth0", "-D", &to, "-U", &id, "-B", PEER_BUFFER_BYTES, "-s", &script, "-L", &log];
             receivers.push(self.start(host, Path::new("uftpd"), &args)?);
             files.push(place.join("object"));
             markers.push(marker);
@@ -358,9 +356,8 @@ impl Bench<'_> {
         }
         // All copies share the sender's link.
         let patience = self.patience() * u32::from(self.scenario.receivers);
-        let finished = until(start + patience, || {
-            receivers.iter_mut().map(Watched::look).fold(true, |all, ended| all & ended)
-        });
+        let finished =
+            until(start + patience, || receivers.iter_mut().map(Watched::look).fold(true, |all, ended| all & ended));
         if !finished {
             return Err(ToolError::Stalled { seconds: patience.as_secs_f64() });
         }

@@ -28,8 +28,7 @@ pub(crate) struct Watched {
 impl Watched {
     /// Starts it. Each line of its standard output that is JSON can be heard.
     pub(crate) fn start(command: &mut Command) -> std::io::Result<Self> {
-        let mut child =
-            command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn()?;
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn()?;
         let input = child.stdin.take();
         let (heard, lines) = mpsc::channel();
         if let Some(output) = child.stdout.take() {

@@ -1,5 +1,5 @@
-//! The file of an object that arrives: symbols in, and out again from the first byte to the last for
-//! whoever verifies them meanwhile.
+//! The bytes of an object that arrives: into its file in long runs, and out again from the first byte
+//! to the last for whoever verifies them meanwhile.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -16,18 +16,18 @@ const SYNC_BYTES: u64 = 64 << 20;
 /// Bytes of the object that could not be written.
 #[derive(Debug, thiserror::Error)]
 #[error("{bytes} bytes at {offset} cannot be written into the spool file")]
-pub struct WriteError {
+pub(crate) struct WriteError {
     /// Where they belong.
-    pub offset: u64,
+    pub(crate) offset: u64,
     /// How many.
-    pub bytes: u64,
+    pub(crate) bytes: u64,
     /// What the disk said.
-    pub source: io::Error,
+    pub(crate) source: io::Error,
 }
 
 /// The writing end.
 #[derive(Debug)]
-pub struct Spool {
+pub(crate) struct Writer {
     file: File,
     /// Where the bytes that are kept back belong.
     offset: u64,
@@ -39,18 +39,23 @@ pub struct Spool {
     verifier: Option<mpsc::Sender<u64>>,
 }
 
-impl Spool {
+impl Writer {
+    /// The file, to read from.
+    pub(crate) fn file(&self) -> &File {
+        &self.file
+    }
+
     /// Fills this file, which has its full length and is open for both ways.
     #[must_use]
-    pub fn new(file: File) -> Self {
+    pub(crate) fn new(file: File) -> Self {
         Self { file, offset: 0, pending: Vec::new(), whole: 0, told: 0, verifier: None }
     }
 
-    /// Takes bytes; they may be kept back until [`Spool::flush`].
+    /// Takes bytes; they may be kept back until [`Writer::flush`].
     ///
     /// # Errors
     /// [`WriteError`] about bytes that were kept back.
-    pub fn write(&mut self, offset: u64, bytes: &[u8]) -> Result<(), WriteError> {
+    pub(crate) fn write(&mut self, offset: u64, bytes: &[u8]) -> Result<(), WriteError> {
         let follows = offset == self.offset + self.pending.len() as u64;
         let flushed =
             if follows && self.pending.len() + bytes.len() <= PENDING_BYTES_MAX { Ok(()) } else { self.flush() };
@@ -65,7 +70,7 @@ impl Spool {
     ///
     /// # Errors
     /// [`WriteError`].
-    pub fn flush(&mut self) -> Result<(), WriteError> {
+    pub(crate) fn flush(&mut self) -> Result<(), WriteError> {
         if self.pending.is_empty() {
             return Ok(());
         }
@@ -76,13 +81,13 @@ impl Spool {
     }
 
     /// So much is there without a gap, and will not change any more. Less than before is not believed.
-    pub fn grown(&mut self, whole: u64) {
+    pub(crate) fn grown(&mut self, whole: u64) {
         self.whole = self.whole.max(whole);
     }
 
     /// Whether much has come that the verifier does not know of.
     #[must_use]
-    pub fn is_worth_telling(&self) -> bool {
+    pub(crate) fn is_worth_telling(&self) -> bool {
         self.whole - self.told >= TOLD_BYTES_MIN
     }
 
@@ -91,7 +96,7 @@ impl Spool {
     ///
     /// # Errors
     /// When the file cannot be opened a second time.
-    pub fn tell(&mut self) -> io::Result<Option<Growth>> {
+    pub(crate) fn tell(&mut self) -> io::Result<Option<Growth>> {
         self.told = self.whole;
         if let Some(verifier) = &self.verifier {
             // A verifier that is gone has had enough, and says so itself.
@@ -118,6 +123,12 @@ pub struct Growth {
 }
 
 impl Growth {
+    /// How many bytes can be read by now without waiting, counted from the first of the object.
+    pub fn here_bytes(&mut self) -> u64 {
+        self.known = self.told.try_iter().last().unwrap_or(self.known);
+        self.known
+    }
+
     /// Whether reading failed because the session ended first: the rest will not come from it.
     #[must_use]
     pub fn is_abandoned(&self) -> bool {
@@ -152,65 +163,65 @@ impl Read for Growth {
 mod tests {
     use super::*;
 
-    fn spool(length: u64) -> Spool {
+    fn writer(length: u64) -> Writer {
         let file = tempfile::tempfile().expect("a file");
         file.set_len(length).expect("its length");
-        Spool::new(file)
+        Writer::new(file)
     }
 
     #[test]
     fn symbols_in_any_order_end_where_they_belong() {
-        let mut spool = spool(2_000_000);
+        let mut writer = writer(2_000_000);
         let bytes: Vec<u8> = (0..2_000_000u32).map(|n| (n / 11) as u8).collect();
         for at in [5, 6, 7, 1, 0, 2].into_iter().chain(8..200).chain([3, 4]) {
             let offset = at * 10_000;
-            spool.write(offset as u64, &bytes[offset..offset + 10_000]).expect("written");
+            writer.write(offset as u64, &bytes[offset..offset + 10_000]).expect("written");
         }
-        spool.flush().expect("written");
+        writer.flush().expect("written");
         let mut read = vec![0; bytes.len()];
-        spool.file.read_exact_at(&mut read, 0).expect("read");
+        writer.file.read_exact_at(&mut read, 0).expect("read");
         assert!(read == bytes);
     }
 
     #[test]
     fn a_failed_write_names_what_is_missing_and_nothing_else() {
         let read_only = File::open("/dev/null").expect("there");
-        let mut spool = Spool::new(read_only);
-        spool.write(1000, &[1; 10]).expect("kept back");
-        spool.write(1010, &[1; 10]).expect("kept back");
-        let error = spool.write(5000, &[1; 30]).expect_err("not writable");
+        let mut writer = Writer::new(read_only);
+        writer.write(1000, &[1; 10]).expect("kept back");
+        writer.write(1010, &[1; 10]).expect("kept back");
+        let error = writer.write(5000, &[1; 30]).expect_err("not writable");
         assert_eq!((error.offset, error.bytes), (1000, 20));
-        let error = spool.flush().expect_err("not writable");
+        let error = writer.flush().expect_err("not writable");
         assert_eq!((error.offset, error.bytes), (5000, 30));
-        spool.flush().expect("nothing is left");
+        writer.flush().expect("nothing is left");
     }
 
     #[test]
     fn a_verifier_reads_what_is_there_and_waits_for_the_rest() {
-        let mut spool = spool(30);
-        spool.write(0, &[1; 10]).expect("kept back");
-        spool.flush().expect("written");
-        spool.grown(10);
-        let mut growth = spool.tell().expect("opened").expect("the first time");
+        let mut writer = writer(30);
+        writer.write(0, &[1; 10]).expect("kept back");
+        writer.flush().expect("written");
+        writer.grown(10);
+        let mut growth = writer.tell().expect("opened").expect("the first time");
         let mut buffer = [0; 64];
         assert_eq!(growth.read(&mut buffer).expect("there"), 10);
         let rest = std::thread::spawn(move || {
             let mut buffer = [0; 20];
             growth.read_exact(&mut buffer).map(|()| buffer)
         });
-        spool.write(10, &[2; 20]).expect("kept back");
-        spool.flush().expect("written");
-        spool.grown(30);
-        assert!(spool.tell().expect("told").is_none());
+        writer.write(10, &[2; 20]).expect("kept back");
+        writer.flush().expect("written");
+        writer.grown(30);
+        assert!(writer.tell().expect("told").is_none());
         assert_eq!(rest.join().expect("reads").expect("there"), [2; 20]);
     }
 
     #[test]
     fn a_verifier_of_a_session_that_ended_early_says_so() {
-        let mut spool = spool(30);
-        spool.grown(10);
-        let mut growth = spool.tell().expect("opened").expect("the first time");
-        drop(spool);
+        let mut writer = writer(30);
+        writer.grown(10);
+        let mut growth = writer.tell().expect("opened").expect("the first time");
+        drop(writer);
         let mut all = Vec::new();
         assert!(growth.read_to_end(&mut all).is_err());
         assert_eq!((all.len(), growth.is_abandoned()), (10, true));
