@@ -282,6 +282,16 @@ impl Lab {
         run("tc", &args, "").map(drop)
     }
 
+    /// Leaves a server its LAN only: whoever asks a name server there is told at once that there is
+    /// none, and does not wait for it.
+    ///
+    /// # Errors
+    /// [`LabError`] when the kernel refuses.
+    pub fn keep_in_lan(&self, server: Host) -> Result<(), LabError> {
+        let lines = "route replace unreachable default\nroute replace 224.0.0.0/4 dev eth0\n";
+        ip_batch(Some(&self.namespace(server)), lines)
+    }
+
     /// Sets the share of multicast datagrams that a server loses, 0 to 1.
     ///
     /// # Errors

@@ -96,6 +96,7 @@ impl Scenario {
     /// Builds its network.
     pub(crate) fn lab(&self) -> Result<Lab, LabError> {
         let lab = Lab::up(Spec { lan_rate: self.rate, ..Spec::of(1, self.receivers + 1) })?;
+        self.hosts().chain([SENDER]).try_for_each(|host| lab.keep_in_lan(host))?;
         let last = self.receivers + 1;
         if self.slow_rate.is_some() {
             lab.set_server_rate(1, last, self.slow_rate)?;

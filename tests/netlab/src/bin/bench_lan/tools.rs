@@ -28,6 +28,11 @@ const FRAME_BYTES: (u64, u64) = (1396, 1410);
 /// Socket buffers for the peers that take a size, in bytes.
 const PEER_BUFFER_BYTES: &str = "4194304";
 
+/// Where udpcast's two sides find each other.
+const RENDEZVOUS: &str = "239.1.2.3";
+/// Longest time until a file is as it shall be after its receiver said so: UFTP closes it later.
+const CLOSING: Duration = Duration::from_secs(2);
+
 /// A program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Tool {
@@ -298,14 +303,15 @@ impl Bench<'_> {
         for (number, host) in (1..).zip(self.scenario.hosts()) {
             let file = self.place(&format!("udpcast-{number}"))?.join("object");
             let to = file.to_string_lossy();
-            let args = ["--file", &to, "--interface", "eth0", "--nokbd", "--no-progress"];
+            let args =
+                ["--file", &to, "--interface", "eth0", "--nokbd", "--no-progress", "--mcast-rdv-address", RENDEZVOUS];
             receivers.push(self.start(host, Path::new("udp-receiver"), &args)?);
             files.push(file);
         }
         self.wait_for_sockets(&receivers)?;
         let (file, members) = (self.file.to_string_lossy(), receivers.len().to_string());
         let mut args = vec!["--file", &file, "--interface", "eth0", "--nokbd", "--no-progress", "--full-duplex"];
-        args.extend(["--min-receivers", &members]);
+        args.extend(["--min-receivers", &members, "--mcast-rdv-address", RENDEZVOUS]);
         let rate = self.scenario.rate.map(|rate| format!("{}k", rate.bits_per_sec / 1000 * 97 / 100));
         args.extend(rate.iter().flat_map(|rate| ["--max-bitrate", rate]));
         let before = self.before(None, &[])?;
@@ -392,7 +398,7 @@ impl Bench<'_> {
 
     fn compare(&self, files: &[PathBuf]) -> Result<(), ToolError> {
         for (receiver, file) in (1..).zip(files) {
-            if !is_same(self.file, file).unwrap_or(false) {
+            if !until(Instant::now() + CLOSING, || is_same(self.file, file).unwrap_or(false)) {
                 return Err(ToolError::Wrong { receiver });
             }
         }
