@@ -390,8 +390,9 @@ impl Sender {
         let geometry = self.geometry;
         // Within the stream what is lost of the repairs is asked for again before the end.
         let is_end = self.requests.sent_through() == geometry.symbols();
-        let block_symbols = is_end.then_some(|block| geometry.block_length(block));
-        if self.requests.close_round() | self.deficits.close_round(block_symbols) {
+        let block_symbols = |block| geometry.block_length(block);
+        let margin: Option<&dyn Fn(u32) -> u32> = if is_end { Some(&block_symbols) } else { None };
+        if self.requests.close_round() | self.deficits.close_round(margin) {
             self.pass = self.pass.saturating_add(1);
             for server in self.members.passes(self.config.fruitless_passes_max) {
                 self.fail(server, Failure::Fruitless, now);
