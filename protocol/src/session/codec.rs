@@ -6,10 +6,10 @@
 //! not with the code.
 //!
 //! Why not a crate: reed-solomon-simd, the one that is well kept, works in a larger field and solves
-//! for the whole block whatever is lost. Measured for blocks of 200 symbols with one in twenty lost,
-//! it decodes 0.11 GB/s, which one receiver of 1 Gbit/s would be busy with alone. Here a product with
-//! a constant is at most four exclusive-or over prepared multiples of the symbol, which compilers turn
-//! into vector instructions by themselves: no `unsafe`, no tables of intrinsics.
+//! for the whole block whatever is lost. For blocks of 200 symbols with one in twenty lost it restored
+//! 0.18 GB/s where this restored 0.62 (`examples/codec-speed.rs`), and this is faster the less is lost. A
+//! product with a constant is four exclusive-or over prepared multiples of the symbol, which compilers
+//! turn into vector instructions by themselves: no `unsafe`, no intrinsics.
 //!
 //! Leaves to others: where symbols are read and written, and whether what comes out is right, which
 //! only the object's digest tells.

@@ -57,12 +57,12 @@ impl Deficits {
 
     /// The round is over: what was wanted is to be sent. `block_symbols` tells how long a block is when
     /// extra parity shall cover what will be lost of it. Returns whether anything was wanted.
-    pub(super) fn close_round(&mut self, block_symbols: Option<impl Fn(u32) -> u32>) -> bool {
+    pub(super) fn close_round(&mut self, block_symbols: Option<&dyn Fn(u32) -> u32>) -> bool {
         let wanted = std::mem::take(&mut self.wanted);
         for block in &wanted {
             let state = self.blocks.entry(*block).or_default();
             let sent = u32::try_from(state.sent.len()).unwrap_or(u32::MAX);
-            let extra = block_symbols.as_ref().map_or(0, |length| margin(state.wanted, sent, length(*block)));
+            let extra = block_symbols.map_or(0, |length| margin(state.wanted, sent, length(*block)));
             state.pending += std::mem::take(&mut state.wanted) + extra;
             self.pending.insert(*block);
         }
@@ -119,7 +119,7 @@ impl Deficits {
 mod tests {
     use super::*;
 
-    const EXACTLY: Option<fn(u32) -> u32> = None;
+    const EXACTLY: Option<&dyn Fn(u32) -> u32> = None;
 
     #[test]
     fn a_block_is_sent_as_much_as_the_member_that_lacks_most_of_it() {
@@ -157,7 +157,7 @@ mod tests {
     fn at_the_end_some_more_is_sent_for_what_will_be_lost_of_it() {
         let mut deficits = Deficits::default();
         deficits.want(0, 10, 0, 10);
-        deficits.close_round(Some(|_| 200));
+        deficits.close_round(Some(&|_| 200));
         assert_eq!(deficits.pending(), 10 + 2);
         assert_eq!([margin(1, 0, 200), margin(20, 0, 200), margin(1, 0, 1)], [1, 4, 2]);
     }

@@ -41,6 +41,8 @@
 //! [`poll_frame`]: Sender::poll_frame
 //! [`poll_timeout`]: Sender::poll_timeout
 
+mod asking;
+
 use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
 
@@ -53,7 +55,7 @@ use common::time::Timestamp;
 use super::deficits::Deficits;
 use super::frame::{Carried, FrameFlags, FrameHeader, HEADER_BYTES, LOWER_HEADER_BYTES, TAG_BYTES};
 use super::members::{Failure, Members};
-use super::message::{Message, Poll, Roll, Status, may_be_cut, take_what_fits};
+use super::message::{Message, Status, may_be_cut};
 use super::rate::Rate;
 use super::refusal::{Sent, StatusRefused};
 use super::requests::Requests;
@@ -63,10 +65,6 @@ use super::{Geometry, SYMBOL_BYTES_MAX};
 
 /// How many of the last polls are remembered with the sequence they followed.
 const POLLS_KEPT: usize = 64;
-/// Answers to a poll by message are spread over this much for each member asked.
-const REPLY_WINDOW_PER_MEMBER: Duration = Duration::from_micros(20);
-/// Longest window asked for; what receivers accept by default.
-const REPLY_WINDOW_MAX: Duration = Duration::from_millis(100);
 /// Share of a full bucket that is waited for before frames are sent again, so that one wake-up sends
 /// several: one over this.
 const WAKE_SHARE: u64 = 4;
@@ -390,8 +388,9 @@ impl Sender {
         let geometry = self.geometry;
         // Within the stream what is lost of the repairs is asked for again before the end.
         let is_end = self.requests.sent_through() == geometry.symbols();
-        let block_symbols = is_end.then_some(|block| geometry.block_length(block));
-        if self.requests.close_round() | self.deficits.close_round(block_symbols) {
+        let block_symbols = |block| geometry.block_length(block);
+        let margin: Option<&dyn Fn(u32) -> u32> = if is_end { Some(&block_symbols) } else { None };
+        if self.requests.close_round() | self.deficits.close_round(margin) {
             self.pass = self.pass.saturating_add(1);
             for server in self.members.passes(self.config.fruitless_passes_max) {
                 self.fail(server, Failure::Fruitless, now);
@@ -502,105 +501,6 @@ impl Sender {
 
     fn has_data(&self) -> bool {
         self.requests.sent_through() < self.available || self.has_repairs()
-    }
-
-    /// Whether the frame that is being made shall ask, though more follow it.
-    fn is_time_to_ask(&self, now: Timestamp) -> bool {
-        match self.config.repair {
-            Repair::EndOfPass => false,
-            // Nobody lacks anything new before further blocks were sent whole.
-            Repair::InStream if self.large().is_some() => {
-                self.poll_at <= now && self.asked_blocks < self.geometry.blocks_within(self.requests.sent_through())
-            }
-            Repair::InStream => self.poll_at <= now,
-        }
-    }
-
-    /// The frame that was just numbered asks.
-    fn ask_by_frame(&mut self, ended: bool, now: Timestamp) {
-        self.asked_blocks = self.geometry.blocks_within(self.requests.sent_through());
-        let window = self.large().map_or(self.config.reply_window, Large::window);
-        self.open_round(window, self.members.attentive(), now);
-        self.quiet_interval = window + self.config.reply_hold;
-        self.poll_at =
-            now + if ended { self.quiet_interval } else { self.config.poll_interval.max(self.quiet_interval) };
-        if self.large().is_some() {
-            self.push_plan();
-            return;
-        }
-        self.members.asked();
-        // A member may hear the frames and have answered its share of flags; by name it always answers.
-        let suspects = self.members.suspects();
-        if !suspects.is_empty() {
-            self.push_poll(&suspects, self.config.reply_window);
-        }
-    }
-
-    fn ask_by_message(&mut self, now: Timestamp) {
-        let waiting = self.members.waiting();
-        let reply_window = match self.large() {
-            Some(large) => {
-                let named = self.members.least_asked(large.named_at_once());
-                self.push_poll(&named, large.window());
-                self.members.asked_by_name(&named);
-                self.open_round(large.window(), BTreeSet::new(), now);
-                large.window()
-            }
-            None => {
-                let members = u32::try_from(waiting.len()).unwrap_or(u32::MAX);
-                let reply_window = REPLY_WINDOW_PER_MEMBER
-                    .saturating_mul(members)
-                    .clamp(self.config.reply_window.min(REPLY_WINDOW_MAX), REPLY_WINDOW_MAX);
-                self.push_poll(&waiting, reply_window);
-                self.members.asked();
-                self.open_round(reply_window, self.members.attentive(), now);
-                reply_window
-            }
-        };
-        let stalled = self.requests.sent_through() < self.geometry.symbols();
-        let interval_max = if stalled { self.config.stall_poll_interval_max } else { self.config.poll_interval_max };
-        self.quiet_interval = (self.quiet_interval * 3 / 2).min(interval_max);
-        self.poll_at = now + self.quiet_interval.max(reply_window + self.config.reply_hold);
-    }
-
-    /// Tells a large session what is going to be sent.
-    fn push_plan(&mut self) {
-        let parity = take_what_fits(&mut self.deficits.plan(), &mut 0);
-        self.outputs.push_back(Output::Multicast(Message::Plan { session: self.announcement.session, parity }));
-    }
-
-    fn push_poll(&mut self, asked: &[ServerId], reply_window: Duration) {
-        self.polls = self.polls.saturating_add(1);
-        self.recent_polls.push_front((self.polls, self.sequence));
-        self.recent_polls.truncate(POLLS_KEPT);
-        let roll = match self.large() {
-            Some(_) => Roll::Waiting(asked.to_vec()),
-            None => Roll::of(self.members.complete().iter(), asked.iter()),
-        };
-        self.outputs.push_back(Output::Multicast(Message::Poll(Poll {
-            session: self.announcement.session,
-            poll: self.polls,
-            pass: u8::try_from(self.pass).unwrap_or(u8::MAX),
-            sent_through: self.requests.sent_through(),
-            reply_window_micros: u32::try_from(reply_window.as_micros()).unwrap_or(u32::MAX),
-            roll,
-        })));
-    }
-
-    /// Announces, and again after growing intervals.
-    fn announce_anew(&mut self, now: Timestamp) {
-        self.push_announcement();
-        self.announce = Some((now + self.config.announce_interval, self.config.announce_interval));
-    }
-
-    fn push_announcement(&mut self) {
-        self.outputs.push_back(Output::Multicast(Message::Announce {
-            session: self.announcement.session,
-            ticket: self.announcement.ticket.clone(),
-            table_bytes: self.announcement.table_bytes,
-            layout: self.geometry.layout(self.members.count()),
-            epoch: self.announcement.epoch,
-        }));
     }
 
     /// What to do next, until `None`.

@@ -248,3 +248,48 @@ fn one_wake_up_sends_several_frames() {
     run(&mut sender, at(0) + Duration::from_millis(20), |_, _, _, _| wakes += 1);
     assert!(wakes < 60, "{wakes} wake-ups for 700 frames");
 }
+
+#[test]
+fn at_the_end_of_pass_setting_nothing_is_repeated_or_asked_before_the_whole_object_was_sent() {
+    for (repair, repeats_at_once) in [(Repair::EndOfPass, false), (Repair::InStream, true)] {
+        let bytes = 5_000 * u64::from(SYMBOL_BYTES);
+        let geometry = Geometry::new(bytes, SYMBOL_BYTES).expect("fits");
+        let config = SenderConfig { fec: false, repair, ..SenderConfig::default() };
+        let mut sender = Sender::new(config, announcement(), geometry, [id(0)], bytes, at(0));
+        let (mut early, mut late, mut asked) = (0, 0, 0);
+        run(&mut sender, at(200), |sender, now, _, frames| {
+            for header in frames {
+                let is_early = !header.flags.last;
+                early += u32::from(header.flags.repair && is_early);
+                late += u32::from(header.flags.repair && !is_early);
+                asked += u32::from(header.flags.poll && is_early);
+                if header.sequence == 300 || header.flags.poll {
+                    let missing = if header.pass == 1 { vec![(7, 3)] } else { vec![] };
+                    assert_eq!(sender.handle_status(id(0), &status(header.sequence, 200, missing), now), Ok(()));
+                }
+            }
+        });
+        assert_eq!((early > 0, asked > 0), (repeats_at_once, repeats_at_once), "{repair:?}");
+        assert!(repeats_at_once || late > 0, "{repair:?}");
+    }
+}
+
+#[test]
+fn a_block_is_sent_as_much_parity_as_the_member_needs_that_lacks_most_of_it() {
+    let bytes = 64 * u64::from(SYMBOL_BYTES);
+    let geometry = Geometry::new(bytes, SYMBOL_BYTES).expect("fits");
+    let mut sender = Sender::new(SenderConfig::default(), announcement(), geometry, (0..3).map(id), bytes, at(0));
+    assert_eq!(frames(&mut sender, at(0)).len(), 64);
+    for (member, lacking) in [(0, 2), (1, 5), (2, 3)] {
+        let lacks = Status { deficits: vec![(0, lacking)], ..status(64, 64 - lacking, vec![]) };
+        assert_eq!(sender.handle_status(id(member), &lacks, at(1)), Ok(()));
+    }
+    let sent: Vec<_> = std::iter::from_fn(|| sender.poll_frame(at(20))).collect();
+    let carried: Vec<_> = sent.iter().map(|frame| frame.header.carried).collect();
+    // Five, and one for what will be lost of them.
+    assert_eq!(carried, (0..6).map(|index| Carried::Parity { block: 0, index }).collect::<Vec<_>>());
+    assert_eq!(sent[0].content, Content::Parity { block: 0, index: 0, count: 6 });
+    assert!(sent.iter().all(|frame| frame.header.pass == 2 && frame.header.flags.repair));
+    let spent: Vec<_> = sent.iter().map(|frame| frame.header.flags.spent).collect();
+    assert_eq!(spent, [vec![false; 5], vec![true]].concat());
+}
