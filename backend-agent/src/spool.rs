@@ -15,7 +15,7 @@ use std::time::{Duration, SystemTime};
 
 use common::digest::Digest;
 use protocol::session::codec::{Restoration, Unsolvable, restore};
-use protocol::session::{Geometry, RangeSet};
+use protocol::session::{Geometry, LANES, RangeSet};
 use serde::{Deserialize, Serialize};
 
 pub use writer::Growth;
@@ -29,6 +29,9 @@ const HELD: &str = "held";
 /// How old a note may be that is gone on with.
 const NOTE_LIFE: Duration = Duration::from_secs(3600);
 const NOTE_VERSION: u8 = 1;
+/// Longest stretch that is read in one go to restore a block, in bytes: a group of blocks of symbols of the
+/// usual length, and then some.
+const STRETCH_BYTES_MAX: usize = 4 << 20;
 /// Longest note that is read, in bytes: a million runs.
 const NOTE_BYTES_MAX: u64 = 10 << 20;
 
@@ -72,6 +75,9 @@ pub(crate) struct Spool {
     directory: PathBuf,
     geometry: Geometry,
     parity: Option<File>,
+    /// A stretch of the file from this offset, read for one block: the blocks beside it are in it too, and
+    /// are often restored next.
+    stretch: (u64, Vec<u8>),
 }
 
 /// Where an object's file is.
@@ -92,13 +98,21 @@ impl Spool {
         let file = options.read(true).write(true).create(true).truncate(false).mode(0o600).open(&path)?;
         file.set_len(geometry.length())?;
         Ok((
-            Self { writer: Writer::new(file), directory: directory.to_owned(), geometry: *geometry, parity: None },
+            Self {
+                writer: Writer::new(file),
+                directory: directory.to_owned(),
+                geometry: *geometry,
+                parity: None,
+                stretch: (0, Vec::new()),
+            },
             was_there,
         ))
     }
 
     /// Takes a symbol; it may be kept back until [`Spool::flush`].
     pub(crate) fn write_symbol(&mut self, symbol: u32, payload: &[u8]) -> Result<(), WriteError> {
+        // Only blocks that are restored one right after the other share what was read.
+        self.stretch.1.clear();
         self.writer.write(self.geometry.offset(symbol), payload)
     }
 
@@ -125,6 +139,7 @@ impl Spool {
     }
 
     pub(crate) fn write_parity(&mut self, block: u32, index: u8, payload: &[u8]) -> io::Result<()> {
+        self.stretch.1.clear();
         if self.parity.is_none() {
             let path = self.directory.join("parity");
             let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&path)?;
@@ -139,10 +154,19 @@ impl Spool {
     pub(crate) fn restore(&mut self, restoration: &Restoration) -> Result<(), RestoreError> {
         self.writer.flush()?;
         let (parity, object) = (self.parity.as_ref(), self.writer.file());
+        read_stretch(&mut self.stretch, object, &self.geometry, restoration.block)?;
+        let (start, stretch) = (self.stretch.0, &self.stretch.1);
         restore(
             &self.geometry,
             restoration,
-            |offset, symbol| Ok(object.read_exact_at(symbol, offset)?),
+            |offset, symbol| {
+                let from = offset.checked_sub(start).and_then(|from| usize::try_from(from).ok());
+                match from.and_then(|from| stretch.get(from..from + symbol.len())) {
+                    Some(read) => symbol.copy_from_slice(read),
+                    None => object.read_exact_at(symbol, offset)?,
+                }
+                Ok(())
+            },
             |index, symbol| {
                 let file = parity.ok_or(io::ErrorKind::NotFound).map_err(io::Error::from)?;
                 Ok(file.read_exact_at(symbol, parity_offset(&self.geometry, restoration.block, index))?)
@@ -150,6 +174,26 @@ impl Spool {
             |offset, symbol| Ok(object.write_all_at(symbol, offset)?),
         )
     }
+}
+
+/// Reads the stretch of the file that a block is spread over, unless it is here. What is not here is read
+/// symbol by symbol where it is longer than is kept.
+fn read_stretch((start, stretch): &mut (u64, Vec<u8>), file: &File, geometry: &Geometry, block: u32) -> io::Result<()> {
+    let mut symbols = geometry.block_symbols(block);
+    let Some(first) = symbols.next() else { return Ok(()) };
+    let last = symbols.last().unwrap_or(first);
+    let (from, end) = (geometry.offset(first), geometry.offset(last.saturating_add(1)).min(geometry.length()));
+    if from >= *start && end <= *start + stretch.len() as u64 {
+        return Ok(());
+    }
+    let beside = geometry.offset(last.saturating_add(1 + u32::from(LANES))).min(geometry.length());
+    stretch.clear();
+    let Some(bytes) = usize::try_from(beside - from).ok().filter(|bytes| *bytes <= STRETCH_BYTES_MAX) else {
+        return Ok(());
+    };
+    *start = from;
+    stretch.resize(bytes, 0);
+    file.read_exact_at(stretch, from).inspect_err(|_| stretch.clear())
 }
 
 fn parity_offset(geometry: &Geometry, block: u32, index: u8) -> u64 {

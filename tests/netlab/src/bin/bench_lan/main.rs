@@ -16,8 +16,8 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
-use pressrun_netlab::lab;
 use pressrun_netlab::trees::Dice;
+use pressrun_netlab::{Rate, lab};
 use report::Line;
 use scenario::Scenario;
 use serde_json::json;
@@ -38,6 +38,10 @@ struct Arguments {
     /// Only these programs.
     #[arg(long, value_delimiter = ',')]
     tools: Vec<Tool>,
+    /// Slows the links of the rows at 100 Mbit/s to this: for machines that cannot be that many servers
+    /// at full rate. Goals are ratios and stay.
+    #[arg(long)]
+    mbit: Option<u64>,
     /// Lists the rows.
     #[arg(long)]
     list: bool,
@@ -71,7 +75,10 @@ fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
     let load = || fs::read_to_string("/proc/loadavg").unwrap_or_default().trim().to_owned();
     let (load_before, mut rows) = (load(), Vec::new());
     println!("load before: {load_before}");
-    for row in scenario::all() {
+    for mut row in scenario::all() {
+        if row.rate == Some(Rate::mbit(100)) {
+            row.rate = arguments.mbit.map(Rate::mbit).or(row.rate);
+        }
         if !arguments.rows.is_empty() && !arguments.rows.contains(&row.name) {
             continue;
         }
