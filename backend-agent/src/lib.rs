@@ -11,4 +11,5 @@ pub mod content;
 pub mod enroll;
 pub mod identity;
 pub mod receive;
+mod spool;
 pub mod worker;

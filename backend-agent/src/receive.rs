@@ -1,13 +1,15 @@
 //! The member's side of multicast sessions as its driver sees it: frames opened, symbols written into
 //! a spool file, and what is missing remembered from one session to the next.
 //!
+//! **The calling contract.** Any number of [`Receptions::frame`], then [`Receptions::settle`]; every
+//! other input settles by itself. Then drain [`Receptions::poll_event`].
+//!
 //! What is asked for when is the session machine's business ([`protocol::session`]). Bytes are
-//! believed only when the whole file has the digest of its ticket, which the caller checks.
+//! believed only when the whole file has the digest of its ticket, which the caller checks: of a
+//! large object while the rest arrives.
 
-use std::collections::{BTreeMap, VecDeque};
-use std::fs::{self, File, OpenOptions};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
-use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -18,8 +20,11 @@ use common::time::Timestamp;
 use lan_channel::envelope::SegmentKey;
 use lan_channel::frames::FrameKey;
 use protocol::session::{
-    Accepted, FrameHeader, Geometry, HEADER_BYTES, Message, Receiver, ReceiverConfig, ReceiverOutput,
+    Accepted, FrameHeader, Geometry, HEADER_BYTES, Layout, Message, Receiver, ReceiverConfig, ReceiverOutput,
 };
+
+pub use crate::spool::Growth;
+use crate::spool::{self, Remains, Spool, WriteError};
 
 /// Frames kept for a session that is not announced yet: the announcement travels on another socket
 /// and may be overtaken.
@@ -28,6 +33,10 @@ const EARLY_BYTES_MAX: usize = 4 << 20;
 const EARLY_LIFE: Duration = Duration::from_millis(500);
 /// Sessions at once. A leader runs few; more are refused.
 const SESSIONS_MAX: usize = 64;
+/// Objects from this length on are verified while they arrive.
+const VERIFIED_EARLY_BYTES_MIN: u64 = 4 << 20;
+/// How often is noted what is held, for an agent that is killed and starts again.
+const NOTE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// What an announcement says, with the ticket believed.
 #[derive(Debug, Clone)]
@@ -36,8 +45,8 @@ pub struct Announced {
     pub session: u32,
     /// What is sent.
     pub ticket: Ticket,
-    /// Length of a symbol in bytes.
-    pub symbol_bytes: u16,
+    /// How it is cut.
+    pub layout: Layout,
     /// Bytes of a chunk table ahead of the object.
     pub table_bytes: u64,
     /// The leader.
@@ -64,7 +73,7 @@ pub enum Declined {
 }
 
 /// What the caller shall do.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub enum Event {
     /// Send to the leader of the session.
     Say {
@@ -73,9 +82,10 @@ pub enum Event {
         /// What.
         message: Message,
     },
-    /// Every byte is here: verify the file, take it into the store, then
-    /// [`Receptions::confirm`] or [`Receptions::fail`].
-    Complete {
+    /// Verify the file as `growth` gives it, take it into the store, then [`Receptions::confirm`] or
+    /// [`Receptions::fail`]; elsewhere, for it may take as long as the session does. Comes once in a
+    /// session, when the object is complete or a good part of it is here.
+    Verify {
         /// The session.
         session: u32,
         /// Its ticket.
@@ -84,6 +94,8 @@ pub enum Event {
         leader: ServerId,
         /// The spool file.
         path: PathBuf,
+        /// Reads it from the first byte to the last.
+        growth: Growth,
     },
     /// The session ended without giving this member everything.
     Incomplete {
@@ -99,17 +111,33 @@ struct Reception {
     announced: Announced,
     key: FrameKey,
     receiver: Receiver,
+    geometry: Geometry,
     /// `None` when the object was here before the session.
-    file: Option<File>,
+    file: Option<Spool>,
+    /// When to note what is held.
+    note_at: Timestamp,
     /// The object was taken into the store; the spool file is gone.
     confirmed: bool,
 }
 
-/// What an ended session left behind.
-#[derive(Debug)]
-struct Remains {
-    symbol_bytes: u16,
-    held: Vec<(u32, u32)>,
+impl Reception {
+    /// Writes what is kept back, and notes how far the object is here without a gap.
+    fn write_out(&mut self, now: Timestamp) {
+        let Some(file) = &mut self.file else { return };
+        if let Err(error) = file.flush() {
+            self.lost(&error, now);
+        }
+        if let Some(file) = &mut self.file {
+            file.grown(self.receiver.held());
+        }
+    }
+
+    /// Bytes that were heard could not be written.
+    fn lost(&mut self, error: &WriteError, now: Timestamp) {
+        tracing::error!(%error, reason = %error.source, "symbols cannot be written");
+        let (first, count) = self.geometry.symbols_of(error.offset, error.bytes);
+        self.receiver.mark_bad(first, count, now);
+    }
 }
 
 /// All sessions that this member takes part in.
@@ -122,28 +150,28 @@ pub struct Receptions {
     remains: BTreeMap<Digest, Remains>,
     early: VecDeque<(Timestamp, Vec<u8>)>,
     early_bytes: usize,
+    /// Sessions of which frames came since they were last settled.
+    unsettled: BTreeSet<u32>,
     events: VecDeque<Event>,
 }
 
 impl Receptions {
-    /// Receives into this directory, which is emptied: what an earlier process left is not known to
-    /// be whole.
+    /// Receives into this directory. What an earlier process noted is gone on with when a session brings
+    /// it; everything else in the directory is removed.
     ///
     /// # Errors
-    /// When it cannot be made or emptied.
+    /// When it cannot be made or cleaned.
     pub fn new(directory: &Path, me: ServerId, segment_key: SegmentKey) -> io::Result<Self> {
-        fs::create_dir_all(directory)?;
-        for entry in fs::read_dir(directory)? {
-            fs::remove_file(entry?.path())?;
-        }
+        let remains = spool::clean(directory)?.into_iter().collect();
         Ok(Self {
             directory: directory.to_owned(),
             me,
             segment_key,
             sessions: BTreeMap::new(),
-            remains: BTreeMap::new(),
+            remains,
             early: VecDeque::new(),
             early_bytes: 0,
+            unsettled: BTreeSet::new(),
             events: VecDeque::new(),
         })
     }
@@ -173,7 +201,7 @@ impl Receptions {
         if announced.table_bytes != 0 {
             return Err(Declined::Table);
         }
-        let geometry = Geometry::new(announced.ticket.length, announced.symbol_bytes)?;
+        let geometry = Geometry::announced(announced.ticket.length, announced.layout)?;
         // A new session for the same object replaces the old one: its leader is gone.
         let object = announced.ticket.object;
         let old: Vec<u32> = self
@@ -183,29 +211,21 @@ impl Receptions {
             .map(|(session, _)| *session)
             .collect();
         for session in old {
-            self.end(session);
+            self.end(session, now);
         }
         if self.sessions.len() >= SESSIONS_MAX {
             return Err(Declined::Busy);
         }
         let begin = if here { Receiver::already_complete } else { Receiver::new };
-        let mut receiver = begin(ReceiverConfig::default(), self.me, announced.session, geometry, seed, now);
+        let config = ReceiverConfig { members: announced.layout.members, ..ReceiverConfig::default() };
+        let mut receiver = begin(config, self.me, announced.session, geometry, seed, now);
         let file = if here {
             None
         } else {
-            let path = self.path(object);
-            let is_there = fs::metadata(&path).is_ok_and(|metadata| metadata.len() == announced.ticket.length);
-            let file = OpenOptions::new()
-                .write(true)
-                .create(true)
-                .truncate(false)
-                .mode(0o600)
-                .open(&path)
-                .map_err(Declined::Spool)?;
-            file.set_len(announced.ticket.length).map_err(Declined::Spool)?;
+            let (file, was_there) = Spool::open(&self.directory, object, &geometry).map_err(Declined::Spool)?;
             if let Some(remains) = self.remains.remove(&object)
-                && remains.symbol_bytes == announced.symbol_bytes
-                && is_there
+                && remains.symbol_bytes == geometry.symbol_bytes()
+                && was_there
             {
                 for (first, count) in remains.held {
                     receiver.mark_have(first, count);
@@ -215,56 +235,84 @@ impl Receptions {
         };
         let key = FrameKey::derive(&self.segment_key, announced.session, announced.leader, announced.epoch);
         let session = announced.session;
-        self.sessions.insert(session, Reception { announced, key, receiver, file, confirmed: false });
-        self.drain(session);
+        self.sessions.insert(
+            session,
+            Reception { announced, key, receiver, geometry, file, note_at: now + NOTE_INTERVAL, confirmed: false },
+        );
+        self.drain(session, now);
         self.replay_early(session, now);
         Ok(())
-    }
-
-    fn path(&self, object: Digest) -> PathBuf {
-        self.directory.join(format!("{object}.part"))
     }
 
     fn replay_early(&mut self, session: u32, now: Timestamp) {
         let early = std::mem::take(&mut self.early);
         self.early_bytes = 0;
-        for (at, datagram) in early {
+        for (at, mut datagram) in early {
             match FrameHeader::decode(&datagram) {
-                Ok((header, _)) if header.session == session => self.frame(&datagram, now),
+                Ok((header, _)) if header.session == session => self.frame(&mut datagram, now),
                 Ok(_) | Err(_) => {
                     self.early_bytes += datagram.len();
                     self.early.push_back((at, datagram));
                 }
             }
         }
+        self.settle(now);
     }
 
-    /// A datagram of the data channel.
-    pub fn frame(&mut self, datagram: &[u8], now: Timestamp) {
-        let Ok((header, sealed)) = FrameHeader::decode(datagram) else { return };
+    /// A datagram of the data channel, which is opened in place. [`Receptions::settle`] must follow
+    /// the last of those at hand.
+    pub fn frame(&mut self, datagram: &mut [u8], now: Timestamp) {
+        let Ok((header, _)) = FrameHeader::decode(datagram) else { return };
         let Some(reception) = self.sessions.get_mut(&header.session) else {
             self.keep_early(datagram, now);
             return;
         };
-        let mut sealed = sealed.to_vec();
-        let Some(payload) = reception.key.open(&datagram[..HEADER_BYTES], header.sequence, &mut sealed) else {
+        let (clear, sealed) = datagram.split_at_mut(HEADER_BYTES);
+        let Some(payload) = reception.key.open(clear, header.sequence, sealed) else {
             tracing::debug!(session = header.session, "a frame is not made with the session's key");
             return;
         };
         match reception.receiver.handle_frame(&header, payload.len(), now) {
             Ok(Accepted::Symbol(symbol)) => {
-                let offset = u64::from(symbol) * u64::from(reception.announced.symbol_bytes);
-                if let Some(file) = &reception.file
-                    && let Err(error) = file.write_all_at(payload, offset)
+                if let Some(file) = &mut reception.file
+                    && let Err(error) = file.write_symbol(symbol, payload)
                 {
-                    tracing::error!(%error, "a symbol cannot be written");
-                    reception.receiver.mark_bad(symbol, 1, now);
+                    reception.lost(&error, now);
+                }
+            }
+            Ok(Accepted::Parity { block, index }) => {
+                if let Some(file) = &mut reception.file
+                    && let Err(error) = file.write_parity(block, index, payload)
+                {
+                    tracing::error!(%error, "parity cannot be written");
+                    reception.receiver.not_restored(block);
                 }
             }
             Ok(Accepted::Duplicate) => {}
             Err(error) => tracing::debug!(%error, "a frame is refused"),
         }
-        self.drain(header.session);
+        self.unsettled.insert(header.session);
+    }
+
+    /// Frames have been heard: what they brought is written, and what follows from them comes about.
+    pub fn settle(&mut self, now: Timestamp) {
+        while let Some(session) = self.unsettled.pop_first() {
+            self.drain(session, now);
+            self.note(session, now);
+        }
+    }
+
+    /// Notes now and then what is held, in case this process is killed.
+    fn note(&mut self, session: u32, now: Timestamp) {
+        let Some(reception) = self.sessions.get_mut(&session) else { return };
+        if reception.note_at > now || reception.file.is_none() || reception.confirmed {
+            return;
+        }
+        reception.note_at = now + NOTE_INTERVAL;
+        let remains = Remains::of(&reception.geometry, reception.receiver.held());
+        if let Err(error) = spool::note(&self.directory, reception.announced.ticket.object, &remains) {
+            tracing::warn!(%error, "what is held of an object cannot be noted");
+        }
     }
 
     fn keep_early(&mut self, datagram: &[u8], now: Timestamp) {
@@ -286,16 +334,17 @@ impl Receptions {
             && reception.announced.leader == from
         {
             reception.receiver.handle_message(message, now);
-            self.drain(session);
+            self.drain(session, now);
         }
     }
 
     /// The object is verified and durable.
-    pub fn confirm(&mut self, session: u32) {
+    pub fn confirm(&mut self, session: u32, now: Timestamp) {
         if let Some(reception) = self.sessions.get_mut(&session) {
-            reception.receiver.confirm();
+            reception.receiver.confirm(now);
             reception.confirmed = true;
-            self.drain(session);
+            spool::forget_note(&self.directory, reception.announced.ticket.object);
+            self.drain(session, now);
         }
     }
 
@@ -325,21 +374,21 @@ impl Receptions {
             if let Some(reception) = self.sessions.get_mut(&session) {
                 reception.receiver.handle_timeout(now);
             }
-            self.drain(session);
+            self.drain(session, now);
         }
     }
 
     /// The object is not wanted any more.
     pub fn forget(&mut self, object: Digest) {
         self.remains.remove(&object);
-        if let Err(error) = fs::remove_file(self.path(object))
-            && error.kind() != io::ErrorKind::NotFound
-        {
-            tracing::warn!(%error, "a spool file could not be removed");
-        }
+        spool::forget(&self.directory, object);
     }
 
-    fn drain(&mut self, session: u32) {
+    fn drain(&mut self, session: u32, now: Timestamp) {
+        if let Some(reception) = self.sessions.get_mut(&session) {
+            reception.write_out(now);
+        }
+        self.verify_early(session);
         loop {
             let Some(reception) = self.sessions.get_mut(&session) else { return };
             let leader = reception.announced.leader;
@@ -347,23 +396,32 @@ impl Receptions {
             match reception.receiver.poll_output() {
                 None => return,
                 Some(ReceiverOutput::Unicast(message)) => self.events.push_back(Event::Say { leader, message }),
+                Some(ReceiverOutput::Restore(restoration)) => {
+                    let restored = reception.file.as_mut().map_or(Ok(()), |file| file.restore(&restoration));
+                    match restored {
+                        Ok(()) => reception.receiver.restored(restoration.block),
+                        Err(error) => {
+                            tracing::error!(block = restoration.block, %error, "a block cannot be restored");
+                            reception.receiver.not_restored(restoration.block);
+                        }
+                    }
+                }
                 Some(ReceiverOutput::Complete) => {
                     if reception.file.is_some() {
-                        let ticket = ticket();
-                        let path = self.path(ticket.object);
-                        self.events.push_back(Event::Complete { session, ticket, leader, path });
+                        reception.write_out(now);
+                        self.verify(session);
                     } else {
-                        reception.receiver.confirm();
+                        reception.receiver.confirm(now);
                     }
                 }
                 Some(ReceiverOutput::Abandoned) => {
                     let ticket = ticket();
-                    self.end(session);
+                    self.end(session, now);
                     self.events.push_back(Event::Incomplete { ticket, leader });
                 }
                 Some(ReceiverOutput::Closed { complete }) => {
                     let ticket = ticket();
-                    self.end(session);
+                    self.end(session, now);
                     if !complete {
                         self.events.push_back(Event::Incomplete { ticket, leader });
                     }
@@ -372,15 +430,43 @@ impl Receptions {
         }
     }
 
+    /// Has a large object verified as far as it is here without a gap.
+    fn verify_early(&mut self, session: u32) {
+        let Some(reception) = self.sessions.get_mut(&session) else { return };
+        if reception.announced.ticket.length >= VERIFIED_EARLY_BYTES_MIN
+            && reception.file.as_ref().is_some_and(Spool::is_worth_telling)
+        {
+            self.verify(session);
+        }
+    }
+
+    fn verify(&mut self, session: u32) {
+        let Some(reception) = self.sessions.get_mut(&session) else { return };
+        let Some(file) = &mut reception.file else { return };
+        match file.tell() {
+            Ok(None) => {}
+            Ok(Some(growth)) => {
+                let ticket = reception.announced.ticket.clone();
+                let leader = reception.announced.leader;
+                let path = spool::part_path(&self.directory, ticket.object);
+                self.events.push_back(Event::Verify { session, ticket, leader, path, growth });
+            }
+            Err(error) => {
+                tracing::error!(%error, "a spool file cannot be read");
+                self.fail(session, "its spool file cannot be read");
+            }
+        }
+    }
+
     /// Ends a session and keeps in mind what it brought.
-    fn end(&mut self, session: u32) {
-        if let Some(reception) = self.sessions.remove(&session)
+    fn end(&mut self, session: u32, now: Timestamp) {
+        if let Some(mut reception) = self.sessions.remove(&session)
             && reception.file.is_some()
             && !reception.confirmed
         {
-            let held = reception.receiver.held().runs().map(|range| (range.start, range.end - range.start)).collect();
-            let symbol_bytes = reception.announced.symbol_bytes;
-            self.remains.insert(reception.announced.ticket.object, Remains { symbol_bytes, held });
+            reception.write_out(now);
+            let object = reception.announced.ticket.object;
+            self.remains.insert(object, Remains::of(&reception.geometry, reception.receiver.held()));
         }
     }
 }

@@ -2,10 +2,12 @@
 //!
 //! Control datagrams are filtered by the segment's group key first (cheap, keeps outsiders out) and
 //! believed by the sender's own signature and credential ([`envelope`]). Data frames are sealed
-//! with a key of their session ([`frames`]). Addresses follow from cluster and segment ([`sockets`]).
+//! with a key of their session ([`frames`]) and travel by the batch ([`data`]). Addresses follow from
+//! cluster and segment ([`sockets`]).
 //!
 //! Absences: no rule of a protocol lives here; nothing here knows what a message means.
 
+pub mod data;
 pub mod envelope;
 pub mod frames;
 pub mod sockets;

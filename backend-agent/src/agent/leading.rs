@@ -2,6 +2,7 @@
 //! forward, distribute.
 
 use std::collections::BTreeMap;
+use std::ops::Bound;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,7 +16,7 @@ use common::outcome::{Outcome, Report};
 use common::ticket::Ticket;
 use common::time::Timestamp;
 use group_leader::audience::{Audience, Change};
-use group_leader::distribute::{Distribution, Taken};
+use group_leader::distribute::{Distribution, Next};
 use group_leader::forward::{Action, Forward};
 use group_leader::uplink::{self, Connect, Uplink};
 use lan_channel::envelope::SegmentKey;
@@ -59,6 +60,8 @@ pub(super) struct Leading {
     members: Vec<MemberInfo>,
     next_session: u32,
     report_at: Timestamp,
+    /// The object whose frames filled the socket last.
+    last_sent: Digest,
 }
 
 /// How the uplink reaches the CCM.
@@ -98,6 +101,7 @@ impl Leading {
             members: Vec::new(),
             next_session: first_session,
             report_at: now,
+            last_sent: Digest([0; 32]),
         })
     }
 
@@ -135,6 +139,13 @@ impl Leading {
         if let Some(distribution) = self.session(session) {
             distribution.decline(from, now);
         }
+    }
+
+    /// All objects; those after the one that filled the socket last come first, so that none keeps it
+    /// for itself.
+    fn in_turn(&self) -> Vec<Digest> {
+        let later = self.active.range((Bound::Excluded(self.last_sent), Bound::Unbounded));
+        later.chain(self.active.range(..=self.last_sent)).map(|(object, _)| *object).collect()
     }
 
     fn session(&mut self, session: u32) -> Option<&mut Distribution> {
@@ -490,25 +501,24 @@ impl Agent {
         }
     }
 
-    /// Sends the frames that are due. Returns whether more is to be sent soon.
-    pub(super) fn send_frames(&mut self) -> bool {
+    /// Sends the frames that are due. Returns when more are to be sent.
+    pub(super) fn send_frames(&mut self) -> Next {
         let now = self.clock.now();
-        let channels = self.channels.clone();
-        let to = std::net::SocketAddr::V4(channels.addresses.data);
-        let Some(leading) = &mut self.leading else { return false };
-        let mut soon = false;
-        for active in leading.active.values_mut() {
+        let Some(leading) = &mut self.leading else { return Next::WhenDue };
+        let mut next = Next::WhenDue;
+        for object in leading.in_turn() {
+            let Some(active) = leading.active.get_mut(&object) else { continue };
             let Some((_, distribution)) = &mut active.session else { continue };
-            soon |= distribution.send_frames(now, |datagram| match channels.data_send.try_send_to(datagram, to) {
-                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => Taken::Full,
-                Ok(_) => Taken::Yes,
-                Err(error) => {
-                    tracing::debug!(%error, "a frame was not sent");
-                    Taken::Yes
+            match distribution.send_frames(now, &self.channels.data_send) {
+                Next::WhenDue => {}
+                Next::Soon => next = Next::Soon,
+                Next::WhenWritable => {
+                    leading.last_sent = object;
+                    return Next::WhenWritable;
                 }
-            });
+            }
         }
-        soon
+        next
     }
 }
 

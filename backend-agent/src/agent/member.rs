@@ -16,7 +16,6 @@ use protocol::message::Control;
 use protocol::registration::{self, Destination};
 use protocol::reports;
 use protocol::session::Message;
-use rustix::net::RecvFlags;
 use std::net::SocketAddr;
 use tokio::net::UdpSocket;
 
@@ -62,30 +61,39 @@ impl Agent {
             self.addresses.insert(opened.sender.server, from);
             // What was sent before this message is heard before it: data has a socket of its own, and
             // a question about frames that lie there unread would be answered with "missing".
-            self.drain_data(buffer);
+            self.drain_data();
             self.control(&opened.sender, from, message);
             self.pump();
         }
     }
 
     /// Takes every frame that has arrived, whether the reactor knows of it or not.
-    pub(super) fn drain_data(&mut self, buffer: &mut [u8]) {
-        let channels = self.channels.clone();
+    pub(super) fn drain_data(&mut self) {
         let now = self.clock.now();
-        for _ in 0..FRAMES_PER_DRAIN {
-            let received = rustix::net::recv(&channels.data_receive, &mut *buffer, RecvFlags::DONTWAIT);
-            let Ok((length, _)) = received else { return };
-            self.receptions.frame(&buffer[..length], now);
+        let Self { channels, batch, receptions, .. } = self;
+        let mut taken = 0;
+        while taken < FRAMES_PER_DRAIN {
+            match channels.data_receive.take(batch, |frame| receptions.frame(frame, now)) {
+                0 => break,
+                frames => taken += frames,
+            }
+        }
+        if taken > 0 {
+            receptions.settle(now);
         }
     }
 
-    pub(super) fn read_data(&mut self, buffer: &mut [u8]) {
-        let channels = self.channels.clone();
-        let now = self.clock.now();
-        for _ in 0..DATAGRAMS_PER_TURN {
-            let Ok((length, _)) = channels.data_receive.try_recv_from(buffer) else { return };
-            self.receptions.frame(&buffer[..length], now);
+    /// Says when the kernel had to drop frames since this was last asked.
+    pub(super) fn watch_overflows(&mut self) {
+        let Some(overflows) = self.channels.data_receive.overflows() else { return };
+        if overflows > self.overflows {
+            tracing::warn!(
+                frames = overflows - self.overflows,
+                buffer_bytes = self.channels.data_buffer_bytes,
+                "the kernel dropped frames because this server did not read them in time"
+            );
         }
+        self.overflows = overflows;
     }
 
     fn control(&mut self, sender: &Credential, from: SocketAddr, message: Control) {
@@ -122,22 +130,23 @@ impl Agent {
 
     fn session(&mut self, sender: &Credential, transfer: SocketAddr, message: Message, now: Timestamp) {
         match message {
-            Message::Announce { session, ticket, table_bytes, symbol_bytes, epoch } => {
+            Message::Announce { session, ticket, table_bytes, layout, epoch } => {
                 self.leader_transfer.insert(sender.server, transfer);
                 if self.receptions.knows(session) {
-                    let again = Message::Announce { session, ticket, table_bytes, symbol_bytes, epoch };
+                    let again = Message::Announce { session, ticket, table_bytes, layout, epoch };
                     self.receptions.message(sender.server, &again, now);
                     return;
                 }
                 // Only who leads distributes. Who has just been elected announces again.
                 let leads = self.election.leader().is_some_and(|(leader, _)| leader == sender.server);
                 if let Some(ticket) = self.believed(sender, &ticket).filter(|_| leads) {
-                    let announced =
-                        Announced { session, ticket, symbol_bytes, table_bytes, leader: sender.server, epoch };
+                    let announced = Announced { session, ticket, layout, table_bytes, leader: sender.server, epoch };
                     self.announced(announced, now);
                 }
             }
-            Message::Poll(_) | Message::Close { .. } => self.receptions.message(sender.server, &message, now),
+            Message::Poll(_) | Message::Close { .. } | Message::Plan { .. } => {
+                self.receptions.message(sender.server, &message, now)
+            }
             Message::Status(status) => {
                 if let Some(leading) = &mut self.leading {
                     leading.status(sender.server, &status, now);
@@ -269,10 +278,15 @@ impl Agent {
             any = true;
             match event {
                 receive::Event::Say { leader, message } => self.say_session(Some(leader), message),
-                receive::Event::Complete { session, ticket, leader, path } => {
+                receive::Event::Verify { session, ticket, leader, path, mut growth } => {
                     let (objects, events) = (self.objects.clone(), self.events.clone());
                     tokio::task::spawn_blocking(move || {
-                        let result = objects.put_file(&path, ticket.object).map_err(|error| chain(&error));
+                        let result = objects.put_file_read_by(&path, ticket.object, &mut growth);
+                        if growth.is_abandoned() {
+                            // The session is over, and what it brought serves the next one.
+                            return;
+                        }
+                        let result = result.map_err(|error| chain(&error));
                         // Fails only when the agent has stopped.
                         events.blocking_send(Event::Stored { session, ticket, leader, result }).ok();
                     });
@@ -286,7 +300,7 @@ impl Agent {
     pub(super) fn stored(&mut self, session: u32, ticket: Ticket, leader: ServerId, result: Result<(), String>) {
         match result {
             Ok(()) => {
-                self.receptions.confirm(session);
+                self.receptions.confirm(session, self.clock.now());
                 self.apply(ticket);
             }
             Err(reason) => {

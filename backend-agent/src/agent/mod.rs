@@ -25,7 +25,9 @@ use common::ids::{AssignmentNumber, ServerId};
 use common::outcome::{Outcome, SiteState};
 use common::ticket::Ticket;
 use common::time::Timestamp;
+use group_leader::distribute::Next;
 use group_leader::uplink;
+use lan_channel::data::FrameBatch;
 use lan_channel::envelope::{Opener, Sealer};
 use lan_channel::sockets::{ChannelAddresses, Channels};
 use protocol::election::{self, Election, Standing};
@@ -151,6 +153,9 @@ pub(crate) struct Agent {
     member: registration::Member,
     reporter: reports::Reporter,
     receptions: Receptions,
+    batch: FrameBatch,
+    /// Frames that the kernel has dropped so far.
+    overflows: u64,
     worker: Worker,
     /// Where control datagrams of servers come from.
     addresses: BTreeMap<ServerId, SocketAddr>,
@@ -315,6 +320,8 @@ impl Agent {
             member,
             reporter,
             receptions,
+            batch: FrameBatch::default(),
+            overflows: 0,
             worker,
             addresses: BTreeMap::new(),
             leader_transfer: BTreeMap::new(),
@@ -338,12 +345,12 @@ impl Agent {
         let mut buffer = vec![0; DATAGRAM_BYTES_MAX];
         self.pump();
         loop {
-            let soon = self.send_frames();
+            let next = self.send_frames();
             self.pump();
             let wake = self.next_timeout().map(|at| self.clock.until(at));
             let sleep = async {
                 match wake {
-                    _ if soon => tokio::task::yield_now().await,
+                    _ if next == Next::Soon => tokio::task::yield_now().await,
                     Some(at) => tokio::time::sleep_until(at).await,
                     None => std::future::pending().await,
                 }
@@ -355,10 +362,11 @@ impl Agent {
                 Some(incoming) = inbox.notifications.recv() => self.notified(incoming.notification, Some(incoming.answer)),
                 _ = channels.control_unicast.readable() => self.read_control(&channels.control_unicast, &mut buffer),
                 _ = channels.control_multicast.readable() => self.read_control(&channels.control_multicast, &mut buffer),
-                _ = channels.data_receive.readable() => self.read_data(&mut buffer),
+                _ = channels.data_receive.readable() => {}
+                _ = channels.data_send.writable(), if next == Next::WhenWritable => {}
                 () = sleep => {}
             }
-            self.drain_data(&mut buffer);
+            self.drain_data();
             self.timeouts();
             self.pump();
         }
@@ -410,6 +418,7 @@ impl Agent {
             self.host_at = now + HOST_INTERVAL;
             self.tell_info();
             self.remove_spent(now);
+            self.watch_overflows();
             self.ask_again();
         }
     }

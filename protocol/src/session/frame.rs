@@ -2,20 +2,20 @@
 //!
 //! ```text
 //!  0  version (high 4 bits) and kind (low 4 bits)
-//!  1  flags: POLL 1, REPAIR 2, FINAL 4
+//!  1  flags: POLL 1, REPAIR 2, FINAL 4, SPENT 8
 //!  2  pass, from 1
 //!  3  key id
 //!  4  session          u32, all integers big-endian
 //!  8  epoch            u32, low half of the leader's epoch
 //! 12  sequence         u32, from 1: counts transmissions, never repeats under one key
-//! 16  symbol           u32
+//! 16  symbol           u32; of parity: block (24 bits), index (8 bits)
 //! 20  payload bytes    u16
 //! 22  send time        u16, in 16 µs, wraps
 //! 24  sealed payload, then 16 bytes of tag
 //! ```
 //!
 //! A frame is read strictly: what a sender of this version cannot have made is refused before
-//! anything is decrypted. Kind 2 is kept for parity symbols.
+//! anything is decrypted. Kind 1 is a symbol of the object, kind 2 a parity symbol of a block.
 
 use super::SYMBOL_BYTES_MAX;
 
@@ -28,6 +28,7 @@ pub const LOWER_HEADER_BYTES: usize = 28;
 
 const VERSION: u8 = 1;
 const KIND_SOURCE: u8 = 1;
+const KIND_PARITY: u8 = 2;
 
 /// What a frame asks or tells besides its symbol.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -38,24 +39,54 @@ pub struct FrameFlags {
     pub repair: bool,
     /// Every symbol of the object has been sent at least once, this one included.
     pub last: bool,
+    /// Nothing that was asked for is left to send after this frame.
+    pub spent: bool,
 }
 
 impl FrameFlags {
     const POLL: u8 = 1;
     const REPAIR: u8 = 2;
     const FINAL: u8 = 4;
+    const SPENT: u8 = 8;
 
     fn to_byte(self) -> u8 {
         let bit = |set: bool, bit: u8| if set { bit } else { 0 };
-        bit(self.poll, Self::POLL) | bit(self.repair, Self::REPAIR) | bit(self.last, Self::FINAL)
+        bit(self.poll, Self::POLL)
+            | bit(self.repair, Self::REPAIR)
+            | bit(self.last, Self::FINAL)
+            | bit(self.spent, Self::SPENT)
     }
 
     fn from_byte(byte: u8) -> Option<Self> {
-        (byte & !(Self::POLL | Self::REPAIR | Self::FINAL) == 0).then_some(Self {
+        (byte & !(Self::POLL | Self::REPAIR | Self::FINAL | Self::SPENT) == 0).then_some(Self {
             poll: byte & Self::POLL != 0,
             repair: byte & Self::REPAIR != 0,
             last: byte & Self::FINAL != 0,
+            spent: byte & Self::SPENT != 0,
         })
+    }
+}
+
+/// What a frame carries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Carried {
+    /// This symbol of the object.
+    Symbol(u32),
+    /// A parity symbol.
+    Parity {
+        /// Of this block, below 2^24.
+        block: u32,
+        /// Which of the block's parity symbols.
+        index: u8,
+    },
+}
+
+impl Carried {
+    fn kind_and_number(self) -> (u8, u32) {
+        match self {
+            Self::Symbol(symbol) => (KIND_SOURCE, symbol),
+            Self::Parity { block, index } => (KIND_PARITY, block << 8 | u32::from(index)),
+        }
     }
 }
 
@@ -75,8 +106,8 @@ pub struct FrameHeader {
     pub epoch: u32,
     /// Counts transmissions of the session from 1. The nonce, and the measure of loss.
     pub sequence: u32,
-    /// Which symbol of the object.
-    pub symbol: u32,
+    /// What its payload is.
+    pub carried: Carried,
     /// Length of the payload, unsealed, in bytes.
     pub payload_bytes: u16,
     /// When it was sent, in 16 µs units of the sender's clock; wraps.
@@ -110,8 +141,9 @@ pub enum HeaderError {
         /// All its flags.
         flags: u8,
     },
-    /// Pass 0, a repair in the first pass, or a first transmission in a later one.
-    #[error("the data frame names pass {pass}, which does not go with repair = {repair}")]
+    /// Pass 0, a repair in the first pass, a first transmission in a later one, or parity that is no
+    /// repair.
+    #[error("the data frame names pass {pass}, which does not go with its kind and repair = {repair}")]
     Pass {
         /// The pass it names.
         pass: u8,
@@ -142,14 +174,15 @@ impl FrameHeader {
     #[must_use]
     pub fn encode(&self) -> [u8; HEADER_BYTES] {
         let mut bytes = [0; HEADER_BYTES];
-        bytes[0] = VERSION << 4 | KIND_SOURCE;
+        let (kind, number) = self.carried.kind_and_number();
+        bytes[0] = VERSION << 4 | kind;
         bytes[1] = self.flags.to_byte();
         bytes[2] = self.pass;
         bytes[3] = self.key_id;
         bytes[4..8].copy_from_slice(&self.session.to_be_bytes());
         bytes[8..12].copy_from_slice(&self.epoch.to_be_bytes());
         bytes[12..16].copy_from_slice(&self.sequence.to_be_bytes());
-        bytes[16..20].copy_from_slice(&self.symbol.to_be_bytes());
+        bytes[16..20].copy_from_slice(&number.to_be_bytes());
         bytes[20..22].copy_from_slice(&self.payload_bytes.to_be_bytes());
         bytes[22..24].copy_from_slice(&self.send_time.to_be_bytes());
         bytes
@@ -171,9 +204,12 @@ impl FrameHeader {
         if version != VERSION {
             return Err(HeaderError::Version { version });
         }
-        if kind != KIND_SOURCE {
-            return Err(HeaderError::Kind { kind });
-        }
+        let number = u32_at(16);
+        let carried = match kind {
+            KIND_SOURCE => Carried::Symbol(number),
+            KIND_PARITY => Carried::Parity { block: number >> 8, index: bytes[19] },
+            kind => return Err(HeaderError::Kind { kind }),
+        };
         let flags = FrameFlags::from_byte(bytes[1]).ok_or(HeaderError::Flags { flags: bytes[1] })?;
         let header = Self {
             flags,
@@ -182,11 +218,12 @@ impl FrameHeader {
             session: u32_at(4),
             epoch: u32_at(8),
             sequence: u32_at(12),
-            symbol: u32_at(16),
+            carried,
             payload_bytes: u16_at(20),
             send_time: u16_at(22),
         };
-        if header.pass == 0 || (header.pass > 1) != flags.repair {
+        let must_repair = kind == KIND_PARITY;
+        if header.pass == 0 || (header.pass > 1) != flags.repair || (must_repair && !flags.repair) {
             return Err(HeaderError::Pass { pass: header.pass, repair: flags.repair });
         }
         if header.sequence == 0 {
@@ -211,13 +248,13 @@ mod tests {
 
     fn header() -> FrameHeader {
         FrameHeader {
-            flags: FrameFlags { poll: true, repair: true, last: false },
+            flags: FrameFlags { poll: true, repair: true, ..FrameFlags::default() },
             pass: 2,
             key_id: 7,
             session: 0x0102_0304,
             epoch: 5,
             sequence: 0x0a0b_0c0d,
-            symbol: 9,
+            carried: Carried::Symbol(9),
             payload_bytes: 3,
             send_time: 0x1122,
         }
@@ -238,6 +275,10 @@ mod tests {
         let (read, sealed) = FrameHeader::decode(&bytes).expect("a good frame");
         assert_eq!(read, header());
         assert_eq!(sealed, [0xee; 3 + TAG_BYTES]);
+        let parity = FrameHeader { carried: Carried::Parity { block: 0x01_0203, index: 4 }, ..header() };
+        assert_eq!(parity.encode()[0], 0x12);
+        assert_eq!(parity.encode()[16..20], [1, 2, 3, 4]);
+        assert_eq!(FrameHeader::decode(&datagram(&parity)).map(|(read, _)| read), Ok(parity));
     }
 
     #[test]
@@ -253,14 +294,21 @@ mod tests {
         check(&good[..HEADER_BYTES + TAG_BYTES - 1], HeaderError::Short { bytes: HEADER_BYTES + TAG_BYTES - 1 });
         check(&with(0, 0x21), HeaderError::Version { version: 2 });
         check(&with(0, 0x01), HeaderError::Version { version: 0 });
-        check(&with(0, 0x12), HeaderError::Kind { kind: 2 });
+        check(&with(0, 0x13), HeaderError::Kind { kind: 3 });
         check(&with(0, 0x10), HeaderError::Kind { kind: 0 });
-        for bit in 3..8 {
+        for bit in 4..8 {
             check(&with(1, 0x03 | 1 << bit), HeaderError::Flags { flags: 0x03 | 1 << bit });
         }
         check(&with(2, 0), HeaderError::Pass { pass: 0, repair: true });
         check(&with(2, 1), HeaderError::Pass { pass: 1, repair: true });
         check(&with(1, 0x01), HeaderError::Pass { pass: 2, repair: false });
+        let first_parity = FrameHeader {
+            carried: Carried::Parity { block: 0, index: 0 },
+            flags: FrameFlags::default(),
+            pass: 1,
+            ..header()
+        };
+        check(&datagram(&first_parity), HeaderError::Pass { pass: 1, repair: false });
         let mut unnumbered = good.clone();
         unnumbered[12..16].fill(0);
         check(&unnumbered, HeaderError::Sequence);
@@ -277,8 +325,8 @@ mod tests {
             start in proptest::collection::vec(any::<u8>(), HEADER_BYTES), length in 0usize..100,
         ) {
             let mut bytes = start;
-            bytes[0] = 0x11;
-            bytes[1] &= 0x07;
+            bytes[0] = 0x11 + (bytes[0] & 1);
+            bytes[1] &= 0x0f;
             bytes[20] = 0;
             bytes.resize(HEADER_BYTES + length, 0);
             if let Ok((header, _)) = FrameHeader::decode(&bytes) {

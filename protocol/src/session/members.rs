@@ -18,6 +18,16 @@ const SUSPECT_POLLS: u32 = 3;
 const SILENT_POLLS_MIN: u32 = 8;
 /// Fewest transmissions over which loss is measured.
 const LOSS_SAMPLE_MIN: u32 = 200;
+/// A member whose loss is above this, in parts per million, and above [`OUTLIER_TIMES`] the others'
+/// median may be an outlier.
+const OUTLIER_LOSS_PPM: u32 = 20_000;
+const OUTLIER_TIMES: u32 = 4;
+/// How many rounds in a row it is one before it no longer counts.
+const OUTLIER_ROUNDS: u32 = 3;
+/// At most one member in so many is set aside; when more lose much, it is the network.
+const ASIDE_SHARE: usize = 5;
+/// One that was set aside alone, and lacks more than the object's symbols over this, is left to unicast.
+const UNICAST_SHARE: u32 = 20;
 
 /// Why a member was not brought to the end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -29,6 +39,13 @@ pub enum Failure {
     /// [`SenderConfig::progress_max`](super::SenderConfig::progress_max) ago.
     #[error("it answers and gets no further")]
     Stalled,
+    /// It asks, is sent what it asks for, and holds no more than before, pass after pass
+    /// ([`SenderConfig::fruitless_passes_max`](super::SenderConfig::fruitless_passes_max)).
+    #[error("what it asks for was repeated again and again, and it still lacks it")]
+    Fruitless,
+    /// It loses far more than the others, who are complete.
+    #[error("it loses far more than the others, who are complete")]
+    Straggling,
     /// It declined.
     #[error("it declined to take part")]
     Declined,
@@ -60,6 +77,19 @@ struct Member {
     progressed_at: Timestamp,
     /// Frames received and highest sequence when its loss was last measured.
     measured: Option<(u64, u32)>,
+    /// The share lost, in parts per million, when it was last measured, and whether that was in this
+    /// round.
+    loss_ppm: Option<(u32, bool)>,
+    /// Rounds in a row in which it lost far more than the others.
+    outlier_rounds: u32,
+    /// It loses so much that it would hold the others up: what it lacks is sent when they have it all.
+    aside: bool,
+    /// What it held when it last asked for something that was repeated then, and whether it asks in this
+    /// round.
+    asked_with: Option<u32>,
+    asks: bool,
+    /// Passes in a row that were sent for it and brought it nothing.
+    fruitless: u32,
 }
 
 impl Member {
@@ -72,11 +102,22 @@ impl Member {
             held_max: 0,
             progressed_at: now,
             measured: None,
+            loss_ppm: None,
+            outlier_rounds: 0,
+            aside: false,
+            asked_with: None,
+            asks: false,
+            fruitless: 0,
         }
     }
 
     fn is_waiting(&self) -> bool {
         self.standing == Standing::Waiting
+    }
+
+    /// It is waited for, and what it lacks is sent.
+    fn is_served(&self) -> bool {
+        self.is_waiting() && !self.aside
     }
 
     fn is_suspect(&self) -> bool {
@@ -107,10 +148,26 @@ impl Member {
 pub(super) struct Heard {
     /// It is complete, and was not before.
     pub(super) completed: bool,
-    /// It is still waited for: what it asks for counts.
+    /// It is still waited for.
     pub(super) waiting: bool,
-    /// The share it lost lately, in parts per million.
-    pub(super) loss_ppm: Option<u32>,
+    /// What it asks for is sent: it is not set aside.
+    pub(super) served: bool,
+}
+
+/// What the reports of a round say about loss.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Losses {
+    /// The worst loss of those who do not lose far more than the others, in parts per million.
+    pub(super) worst_ppm: Option<u32>,
+    /// These are set aside from here on.
+    pub(super) set_aside: Vec<ServerId>,
+}
+
+/// The median of a sorted list without one of its elements; `None` when nothing is left.
+fn median_without(sorted: &[u32], element: u32) -> Option<u32> {
+    let middle = sorted.len().checked_sub(2)? / 2;
+    let without_at = sorted.partition_point(|other| *other < element);
+    sorted.get(if middle < without_at { middle } else { middle + 1 }).copied()
 }
 
 /// All members of a session.
@@ -132,6 +189,11 @@ impl Members {
             self.0.insert(server, Member::new(now));
         }
         !waited_for
+    }
+
+    /// How many there are, whatever their standing.
+    pub(super) fn count(&self) -> usize {
+        self.0.len()
     }
 
     pub(super) fn knows(&self, server: ServerId) -> bool {
@@ -161,7 +223,19 @@ impl Members {
 
     /// Those whose answers are worth holding a repair pass back for.
     pub(super) fn attentive(&self) -> BTreeSet<ServerId> {
-        self.servers(|member| member.is_waiting() && !member.is_suspect()).into_iter().collect()
+        self.servers(|member| member.is_served() && !member.is_suspect()).into_iter().collect()
+    }
+
+    /// So many of those waited for that were asked in vain least often.
+    pub(super) fn least_asked(&self, count: usize) -> Vec<ServerId> {
+        let mut waiting: Vec<(u32, ServerId)> = self
+            .0
+            .iter()
+            .filter(|(_, member)| member.is_waiting())
+            .map(|(server, m)| (m.unanswered_polls, *server))
+            .collect();
+        waiting.sort_unstable();
+        waiting.into_iter().take(count).map(|(_, server)| server).collect()
     }
 
     pub(super) fn anyone_waits(&self) -> bool {
@@ -173,11 +247,94 @@ impl Members {
         self.0.values().any(|member| member.is_waiting() && !member.answered)
     }
 
-    /// A poll goes out.
+    /// A poll goes out to everybody.
     pub(super) fn asked(&mut self) {
         for member in self.0.values_mut().filter(|member| member.is_waiting()) {
             member.unanswered_polls += 1;
         }
+    }
+
+    /// A poll goes out to these.
+    pub(super) fn asked_by_name(&mut self, servers: &[ServerId]) {
+        for server in servers {
+            if let Some(member) = self.0.get_mut(server) {
+                member.unanswered_polls += 1;
+            }
+        }
+    }
+
+    /// What this member asked for is neither on its way nor planned.
+    pub(super) fn asks(&mut self, server: ServerId) {
+        if let Some(member) = self.0.get_mut(&server) {
+            member.asks = true;
+        }
+    }
+
+    /// A round is over that makes another pass necessary. Returns those for whom so many passes in a row
+    /// brought nothing.
+    pub(super) fn passes(&mut self, fruitless_max: u32) -> Vec<ServerId> {
+        let mut given_up = Vec::new();
+        for (server, member) in &mut self.0 {
+            if !std::mem::take(&mut member.asks) || !member.is_served() {
+                continue;
+            }
+            let in_vain = member.asked_with.is_some_and(|held| member.held_max <= held);
+            member.asked_with = Some(member.held_max);
+            member.fruitless = if in_vain { member.fruitless + 1 } else { 0 };
+            if member.fruitless >= fruitless_max {
+                given_up.push(*server);
+            }
+        }
+        given_up
+    }
+
+    /// What the round's reports say about loss: who loses far more than the others neither moves the
+    /// rate, nor is waited for by them once that was so for some rounds.
+    pub(super) fn losses(&mut self) -> Losses {
+        let mut all: Vec<u32> =
+            self.0.values().filter(|m| m.is_waiting()).filter_map(|m| m.loss_ppm).map(|(loss, _)| loss).collect();
+        all.sort_unstable();
+        let aside = self.0.values().filter(|member| member.aside).count();
+        let mut places = (self.0.len() / ASIDE_SHARE).max(1).saturating_sub(aside);
+        let mut losses = Losses::default();
+        for (server, member) in self.0.iter_mut().filter(|(_, member)| member.is_served()) {
+            let Some((loss, true)) = member.loss_ppm else { continue };
+            member.loss_ppm = Some((loss, false));
+            let median = median_without(&all, loss);
+            let is_outlier = places > 0
+                && median.is_some_and(|median| loss > OUTLIER_LOSS_PPM.max(median.saturating_mul(OUTLIER_TIMES)));
+            if !is_outlier {
+                member.outlier_rounds = 0;
+                losses.worst_ppm = Some(losses.worst_ppm.map_or(loss, |worst| worst.max(loss)));
+                continue;
+            }
+            member.outlier_rounds += 1;
+            if member.outlier_rounds >= OUTLIER_ROUNDS {
+                member.aside = true;
+                places -= 1;
+                losses.set_aside.push(*server);
+            }
+        }
+        losses
+    }
+
+    /// When nobody is left but those who were set aside: they are served from here on. One alone that
+    /// lacks much is returned instead: it is better off by unicast.
+    pub(super) fn take_back(&mut self, symbols: u32) -> Option<ServerId> {
+        let aside = self.servers(|member| member.is_waiting() && member.aside);
+        if aside.is_empty() || self.0.values().any(Member::is_served) {
+            return None;
+        }
+        if let [server] = aside[..]
+            && self.0.get(&server).is_some_and(|m| symbols.saturating_sub(m.held_max) > symbols / UNICAST_SHARE)
+        {
+            return Some(server);
+        }
+        for member in self.0.values_mut() {
+            member.aside = false;
+            member.outlier_rounds = 0;
+        }
+        None
     }
 
     /// A report came in. Complete is final, and so is failure, unless the member proves otherwise by
@@ -195,8 +352,10 @@ impl Members {
         if completed {
             member.standing = Standing::Complete;
         }
-        let waiting = member.is_waiting();
-        Some(Heard { completed, waiting, loss_ppm: member.measure(status).filter(|_| waiting) })
+        if let Some(loss_ppm) = member.measure(status) {
+            member.loss_ppm = Some((loss_ppm, true));
+        }
+        Some(Heard { completed, waiting: member.is_waiting(), served: member.is_served() })
     }
 
     /// Gives up on a member. Returns whether it was waited for.
@@ -250,7 +409,17 @@ mod tests {
     const SERVER: ServerId = ServerId([1; 16]);
 
     fn status(received: u64, highest: u32, held: u32) -> Status {
-        Status { session: 1, poll: 0, received, highest, held, missing: Vec::new(), complete: false }
+        Status {
+            session: 1,
+            poll: 0,
+            received,
+            highest,
+            held,
+            missing: Vec::new(),
+            deficits: Vec::new(),
+            more: false,
+            complete: false,
+        }
     }
 
     fn members() -> Members {
@@ -258,7 +427,8 @@ mod tests {
     }
 
     fn loss(members: &mut Members, received: u64, highest: u32) -> Option<u32> {
-        members.hear(SERVER, &status(received, highest, 0), Timestamp::ZERO).and_then(|heard| heard.loss_ppm)
+        members.hear(SERVER, &status(received, highest, 0), Timestamp::ZERO);
+        members.losses().worst_ppm
     }
 
     #[test]
@@ -316,5 +486,71 @@ mod tests {
         assert!(!members.join(SERVER, Timestamp::ZERO));
         let heard = members.hear(SERVER, &complete, Timestamp::ZERO).expect("a member");
         assert!(!heard.completed);
+    }
+
+    fn id(n: u8) -> ServerId {
+        ServerId([n; 16])
+    }
+
+    /// Rounds in which 1,000 frames are sent and each member loses so many of them.
+    fn rounds(members: &mut Members, lost: &[u64], from: u32, count: u32) -> Vec<Losses> {
+        let mut all = Vec::new();
+        for round in from..from + count {
+            for (n, lost) in lost.iter().enumerate() {
+                let sent = round * 1000;
+                let received = u64::from(sent) - u64::from(round) * lost;
+                members.hear(id(n as u8), &status(received, sent, round), Timestamp::ZERO);
+            }
+            all.push(members.losses());
+        }
+        all
+    }
+
+    #[test]
+    fn one_that_loses_far_more_than_the_others_moves_no_rate_and_is_set_aside_after_three_rounds() {
+        let mut members = Members::new((0..4).map(id), Timestamp::ZERO);
+        let losses = rounds(&mut members, &[1, 300, 2, 0], 0, 4);
+        let worst: Vec<_> = losses.iter().map(|losses| losses.worst_ppm).collect();
+        assert_eq!(worst, vec![None, Some(2_000), Some(2_000), Some(2_000)]);
+        assert_eq!(losses[2].set_aside, vec![]);
+        assert_eq!(losses[3].set_aside, vec![id(1)]);
+        let heard = members.hear(id(1), &status(0, 0, 0), Timestamp::ZERO).expect("a member");
+        assert!(heard.waiting && !heard.served);
+        assert!(!members.attentive().contains(&id(1)));
+        assert_eq!(members.take_back(100), None, "the others are not complete");
+        for n in [0, 2, 3] {
+            assert!(members.fail(id(n), Failure::Gone));
+        }
+        assert_eq!(members.take_back(100), Some(id(1)), "it lacks 97 of 100");
+        assert_eq!(members.take_back(3), None, "it lacks nothing");
+        assert!(members.attentive().contains(&id(1)));
+    }
+
+    #[test]
+    fn when_more_than_a_fifth_lose_much_it_is_the_network() {
+        let mut members = Members::new((0..10).map(id), Timestamp::ZERO);
+        let losses = rounds(&mut members, &[300, 300, 300, 0, 0, 0, 0, 0, 0, 0], 0, 5);
+        assert_eq!(losses.iter().map(|losses| losses.set_aside.len()).sum::<usize>(), 2);
+        assert_eq!(losses[4].worst_ppm, Some(300_000));
+        let mut alone = Members::new([id(0)], Timestamp::ZERO);
+        let losses = rounds(&mut alone, &[300], 0, 5);
+        assert!(losses.iter().all(|losses| losses.set_aside.is_empty()));
+        assert_eq!(losses[4].worst_ppm, Some(300_000));
+        let mut spread = Members::new((0..5).map(id), Timestamp::ZERO);
+        let losses = rounds(&mut spread, &[50, 40, 100, 60, 30], 0, 5);
+        assert!(losses.iter().all(|losses| losses.set_aside.is_empty()), "twice the others' is no outlier");
+    }
+
+    #[test]
+    fn a_member_that_asks_in_vain_pass_after_pass_is_given_up_and_one_that_gains_is_not() {
+        let mut members = Members::new([id(0), id(1)], Timestamp::ZERO);
+        for pass in 0..=10 {
+            members.hear(id(0), &status(0, 0, 5), Timestamp::ZERO);
+            members.hear(id(1), &status(0, 0, pass), Timestamp::ZERO);
+            members.asks(id(0));
+            members.asks(id(1));
+            assert_eq!(members.passes(10), if pass < 10 { vec![] } else { vec![id(0)] });
+            assert_eq!(members.passes(10), vec![], "nobody asked");
+        }
     }
 }

@@ -8,6 +8,7 @@ use common::keys::Signed;
 use common::ticket::Ticket;
 use serde::{Deserialize, Serialize};
 
+use super::geometry::Layout;
 use super::ranges::RangeSet;
 
 /// Most bytes of a list in a message, in the binary form of the control channel (postcard).
@@ -66,7 +67,13 @@ pub struct Status {
     /// Symbols held.
     pub held: u32,
     /// What is missing of that which was sent: (first, count), ascending, apart; cut to what fits.
+    /// With parity only of the blocks that parity can mend no more.
     pub missing: Vec<(u32, u32)>,
+    /// What is missing of the other blocks that were sent whole: (block, how many symbols), ascending;
+    /// any of the block's symbols do, of the object or of parity. Cut to what fits.
+    pub deficits: Vec<(u32, u32)>,
+    /// The rest of this report follows in another message.
+    pub more: bool,
     /// Whether the object is whole, verified and durable.
     pub complete: bool,
 }
@@ -99,8 +106,8 @@ pub enum Message {
         ticket: Signed<Ticket>,
         /// Length of the chunk table ahead of the object, in bytes.
         table_bytes: u64,
-        /// Length of a symbol in bytes.
-        symbol_bytes: u16,
+        /// How the stream is cut, and for how many.
+        layout: Layout,
         /// The leader's epoch.
         epoch: u64,
     },
@@ -122,6 +129,14 @@ pub enum Message {
         /// Why, for people; short.
         reason: String,
     },
+    /// Leader, multicast, to many members: what it is going to send anyhow. Those whom that mends need
+    /// not report.
+    Plan {
+        /// The session.
+        session: u32,
+        /// (block, how many parity symbols of it will be sent after this), ascending; cut to what fits.
+        parity: Vec<(u32, u32)>,
+    },
 }
 
 impl Message {
@@ -129,7 +144,10 @@ impl Message {
     #[must_use]
     pub fn session(&self) -> u32 {
         match self {
-            Self::Announce { session, .. } | Self::Close { session, .. } | Self::Decline { session, .. } => *session,
+            Self::Announce { session, .. }
+            | Self::Close { session, .. }
+            | Self::Decline { session, .. }
+            | Self::Plan { session, .. } => *session,
             Self::Status(status) => status.session,
             Self::Poll(poll) => poll.session,
         }
@@ -140,22 +158,32 @@ impl Message {
     }
 }
 
-/// The first gaps of `held` below `sent_through`, as many as fit a message.
-pub(super) fn first_gaps(held: &RangeSet, sent_through: u32) -> Vec<(u32, u32)> {
-    let mut bytes = 0;
-    held.gaps(0..sent_through)
-        .map(|gap| (gap.start, gap.end - gap.start))
-        .take_while(|(first, count)| {
-            bytes += varint_bytes(*first) + varint_bytes(*count);
-            bytes <= LIST_BYTES_MAX
-        })
-        .collect()
+/// The first gaps of `held` within this run, as pairs of first and count.
+pub(super) fn gaps(held: &RangeSet, within: std::ops::Range<u32>) -> impl Iterator<Item = (u32, u32)> + '_ {
+    held.gaps(within).map(|gap| (gap.start, gap.end - gap.start))
 }
 
-/// Whether a list of gaps is so long that more of them may have been cut.
-pub(super) fn may_be_cut(gaps: &[(u32, u32)]) -> bool {
-    let bytes: usize = gaps.iter().map(|(first, count)| varint_bytes(*first) + varint_bytes(*count)).sum();
-    bytes + 2 * varint_bytes(u32::MAX) > LIST_BYTES_MAX
+/// Takes as many pairs from the front as fit a message in which `used` bytes of lists are taken already.
+pub(super) fn take_what_fits(pairs: &mut impl Iterator<Item = (u32, u32)>, used: &mut usize) -> Vec<(u32, u32)> {
+    let mut taken = Vec::new();
+    while *used + PAIR_BYTES_MAX <= LIST_BYTES_MAX {
+        let Some((first, count)) = pairs.next() else { break };
+        *used += pair_bytes((first, count));
+        taken.push((first, count));
+    }
+    taken
+}
+
+/// Whether the lists of a report are so long that more of them may have been cut.
+pub(super) fn may_be_cut(status: &Status) -> bool {
+    let bytes: usize = status.missing.iter().chain(&status.deficits).map(|pair| pair_bytes(*pair)).sum();
+    bytes + PAIR_BYTES_MAX > LIST_BYTES_MAX
+}
+
+const PAIR_BYTES_MAX: usize = 10;
+
+fn pair_bytes((first, count): (u32, u32)) -> usize {
+    varint_bytes(first) + varint_bytes(count)
 }
 
 /// Length of a number in the binary form: seven bits to a byte.
@@ -169,18 +197,32 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_long_list_of_gaps_is_cut_to_the_first_that_fit_a_message() {
+    fn a_long_list_is_cut_to_what_fits_a_message_and_goes_on_in_the_next() {
         let mut held = RangeSet::new();
         for symbol in (0..2_000_000).step_by(2) {
             held.insert(symbol..symbol + 1);
         }
-        let gaps = first_gaps(&held, 2_000_000);
-        assert_eq!(&gaps[..2], &[(1, 1), (3, 1)]);
-        let bytes: usize = gaps.iter().map(|(first, count)| varint_bytes(*first) + varint_bytes(*count)).sum();
-        assert!((LIST_BYTES_MAX - 10..=LIST_BYTES_MAX).contains(&bytes), "{bytes} bytes of gaps");
-        assert!(may_be_cut(&gaps));
-        assert_eq!(first_gaps(&held, 4), vec![(1, 1), (3, 1)]);
-        assert!(!may_be_cut(&first_gaps(&held, 4)));
+        let status = |missing: Vec<(u32, u32)>| Status {
+            session: 1,
+            poll: 0,
+            received: 0,
+            highest: 0,
+            held: 0,
+            missing,
+            deficits: Vec::new(),
+            more: false,
+            complete: false,
+        };
+        let mut pairs = gaps(&held, 0..2_000_000);
+        let first = take_what_fits(&mut pairs, &mut 0);
+        assert_eq!(&first[..2], &[(1, 1), (3, 1)]);
+        let bytes: usize = first.iter().map(|pair| pair_bytes(*pair)).sum();
+        assert!((LIST_BYTES_MAX - 20..=LIST_BYTES_MAX).contains(&bytes), "{bytes} bytes of gaps");
+        let next = first.last().expect("many").0 + 2;
+        assert_eq!(take_what_fits(&mut pairs, &mut 990)[..], [(next, 1)]);
+        assert_eq!(take_what_fits(&mut pairs, &mut 991)[..], []);
+        assert!(may_be_cut(&status(first)));
+        assert!(!may_be_cut(&status(vec![(1, 1), (3, 1)])));
         for (number, bytes) in [(0, 1), (127, 1), (128, 2), (16_383, 2), (16_384, 3), (u32::MAX, 5)] {
             assert_eq!(varint_bytes(number), bytes, "of {number}");
         }

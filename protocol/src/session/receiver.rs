@@ -4,11 +4,14 @@
 //! word about digests. Out: reports, and that every symbol is here. **One input, then drain
 //! [`Receiver::poll_output`], then sleep until [`Receiver::poll_timeout`].**
 //!
-//! A symbol counts as held as soon as it is accepted, so the driver must write each accepted one.
+//! A symbol counts as held as soon as it is accepted, so the driver must write each accepted one. Of
+//! parity the driver keeps what is accepted, too, until the machine says that the block can be restored:
+//! then it does that at once, and says how it went.
+//!
 //! `Complete` only means that all symbols are held; the leader hears of it after the driver has
 //! verified the object, made it durable and said so with [`Receiver::confirm`].
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use common::ids::ServerId;
@@ -17,9 +20,17 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng as _, SeedableRng as _};
 
 use super::Geometry;
-use super::frame::FrameHeader;
-use super::message::{Message, Poll, Status, first_gaps};
+use super::codec::Restoration;
+use super::frame::{Carried, FrameHeader};
+use super::holdings::Holdings;
+use super::message::{Message, Poll, Status, take_what_fits};
 use super::ranges::RangeSet;
+use super::suppression::Large;
+
+/// Most messages that one report is cut into.
+const REPORT_PARTS_MAX: usize = 16;
+/// A member of a large session that hears nothing reports unasked after so many windows.
+const UNASKED_WINDOWS: u32 = 3;
 
 /// The times of a receiver.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,8 +47,11 @@ pub struct ReceiverConfig {
     /// Silence after which the session is given up. Default 3 s: fifteen announcements.
     pub idle_max: Duration,
     /// How many POLL flags a member answers after it is complete. Default 3: the first may be lost,
-    /// and the leader asks by name in the end.
+    /// and the leader asks by name in the end. In large sessions none: there it always asks by name.
     pub repeated_acknowledgements: u32,
+    /// How many members the announcement counts. Default 1. In large sessions members suppress each
+    /// other's reports.
+    pub members: u16,
 }
 
 impl Default for ReceiverConfig {
@@ -49,6 +63,7 @@ impl Default for ReceiverConfig {
             unasked_interval_max: Duration::from_millis(500),
             idle_max: Duration::from_secs(3),
             repeated_acknowledgements: 3,
+            members: 1,
         }
     }
 }
@@ -58,7 +73,14 @@ impl Default for ReceiverConfig {
 pub enum Accepted {
     /// New: write its payload at the symbol's offset.
     Symbol(u32),
-    /// Held already.
+    /// New parity: keep its payload until the block is restored or the session is over.
+    Parity {
+        /// The block.
+        block: u32,
+        /// Which of its parity symbols.
+        index: u8,
+    },
+    /// Held already, or of no use.
     Duplicate,
 }
 
@@ -81,11 +103,19 @@ pub enum Refused {
         /// How many there are.
         symbols: u32,
     },
+    /// The object has no such block, or no such parity of it.
+    #[error("the frame carries parity {index} of block {block}, which the object does not have")]
+    Parity {
+        /// The frame's block.
+        block: u32,
+        /// Which of its parity symbols.
+        index: u8,
+    },
     /// The payload is not as long as that symbol is.
-    #[error("symbol {symbol} arrived with {actual} bytes, it has {expected}")]
+    #[error("{carried:?} arrived with {actual} bytes, it has {expected}")]
     Length {
-        /// The symbol.
-        symbol: u32,
+        /// What it carries.
+        carried: Carried,
         /// How long it is.
         expected: u16,
         /// How long the payload was.
@@ -101,6 +131,9 @@ pub enum Refused {
 pub enum Output {
     /// Send to the leader.
     Unicast(Message),
+    /// Enough of a block is here: restore what is missing of it ([`restore`](super::codec::restore)),
+    /// write that, and say [`Receiver::restored`] or [`Receiver::not_restored`].
+    Restore(Restoration),
     /// Every symbol is held. Verify what is not verified yet, make it durable, then
     /// [`Receiver::confirm`]; or [`Receiver::mark_bad`] what is wrong.
     Complete,
@@ -129,6 +162,16 @@ enum State {
     Over,
 }
 
+/// The polls heard so far are to be answered.
+#[derive(Debug, Clone, Copy)]
+struct Answer {
+    at: Timestamp,
+    /// About the symbols below this. Later ones may still be on their way.
+    through: u32,
+    /// Also when the leader's plan covers what is lacking, or nothing is.
+    in_any_case: bool,
+}
+
 /// A member's side of one session.
 #[derive(Debug)]
 pub struct Receiver {
@@ -136,15 +179,19 @@ pub struct Receiver {
     me: ServerId,
     session: u32,
     geometry: Geometry,
+    large: Option<Large>,
     state: State,
-    held: RangeSet,
+    holdings: Holdings,
     received: u64,
     highest: u32,
     sent_through: u32,
     poll: u32,
-    /// When to answer the polls heard so far, and about which symbols: those below this. Later ones may
-    /// still be on their way.
-    answer: Option<(Timestamp, u32)>,
+    answer: Option<Answer>,
+    /// What the leader said it is going to send: block, and how much parity.
+    plan: BTreeMap<u32, u32>,
+    /// The most parity that it was going to send of a block in this round, and in the one before: about
+    /// what those lack who lack most.
+    most_planned: (u32, u32),
     /// When anything of this session was last heard from the leader.
     heard_at: Timestamp,
     delays: ChaCha8Rng,
@@ -162,23 +209,27 @@ impl Receiver {
         seed: u64,
         now: Timestamp,
     ) -> Self {
-        let unasked_interval = config.unasked_after;
+        let large = Large::of(config.members).filter(|_| geometry.is_coded());
         let mut receiver = Self {
-            state: State::Gathering { unasked_at: now + unasked_interval, unasked_interval },
+            state: State::Verifying,
             config,
             me,
             session,
             geometry,
-            held: RangeSet::new(),
+            large,
+            holdings: Holdings::new(geometry),
             received: 0,
             highest: 0,
             sent_through: 0,
             poll: 0,
             answer: None,
+            plan: BTreeMap::new(),
+            most_planned: (0, 0),
             heard_at: now,
             delays: ChaCha8Rng::seed_from_u64(seed),
             outputs: VecDeque::new(),
         };
+        receiver.gather(now);
         receiver.check_whole();
         receiver
     }
@@ -196,14 +247,14 @@ impl Receiver {
         let mut receiver = Self::new(config, me, session, geometry, seed, now);
         receiver.mark_have(0, geometry.symbols());
         receiver.outputs.clear();
-        receiver.confirm();
+        receiver.confirm(now);
         receiver
     }
 
     /// What is held, for the journal.
     #[must_use]
     pub fn held(&self) -> &RangeSet {
-        &self.held
+        self.holdings.held()
     }
 
     /// A frame whose seal was opened and whose epoch is the leader's.
@@ -216,16 +267,12 @@ impl Receiver {
         payload_bytes: usize,
         now: Timestamp,
     ) -> Result<Accepted, Refused> {
-        let symbol = header.symbol;
         if header.session != self.session {
             return Err(Refused::Session { expected: self.session, actual: header.session });
         }
-        if symbol >= self.geometry.symbols() {
-            return Err(Refused::Symbol { symbol, symbols: self.geometry.symbols() });
-        }
-        let expected = self.geometry.payload_bytes(symbol);
+        let expected = self.expected_bytes(header.carried)?;
         if payload_bytes != usize::from(expected) {
-            return Err(Refused::Length { symbol, expected, actual: payload_bytes });
+            return Err(Refused::Length { carried: header.carried, expected, actual: payload_bytes });
         }
         if self.state == State::Over {
             return Err(Refused::Over);
@@ -233,27 +280,70 @@ impl Receiver {
         self.heard(now);
         self.received += 1;
         self.highest = self.highest.max(header.sequence);
+        let accepted = match header.carried {
+            Carried::Symbol(symbol) => {
+                if !header.flags.repair {
+                    self.sent_through = self.sent_through.max(symbol + 1);
+                }
+                let new = self.holdings.insert(symbol);
+                self.holdings.settle(symbol);
+                if new { Accepted::Symbol(symbol) } else { Accepted::Duplicate }
+            }
+            Carried::Parity { block, index } => {
+                let new = self.holdings.insert_parity(block, index);
+                if new { Accepted::Parity { block, index } } else { Accepted::Duplicate }
+            }
+        };
         if header.flags.last {
             self.sent_through = self.geometry.symbols();
-        } else if !header.flags.repair {
-            self.sent_through = self.sent_through.max(symbol + 1);
         }
-        let new = self.held.insert(symbol..symbol + 1) == 1;
+        if header.flags.spent {
+            self.plan.clear();
+        }
+        self.check_restorable(header.carried);
         if header.flags.poll {
             self.handle_poll_flag(now);
         }
         self.check_whole();
-        Ok(if new { Accepted::Symbol(symbol) } else { Accepted::Duplicate })
+        Ok(accepted)
+    }
+
+    fn expected_bytes(&self, carried: Carried) -> Result<u16, Refused> {
+        match carried {
+            Carried::Symbol(symbol) if symbol < self.geometry.symbols() => Ok(self.geometry.payload_bytes(symbol)),
+            Carried::Symbol(symbol) => Err(Refused::Symbol { symbol, symbols: self.geometry.symbols() }),
+            Carried::Parity { block, index } => {
+                let is_there = block < self.geometry.block_count() && u32::from(index) < self.geometry.parity_symbols();
+                is_there.then(|| self.geometry.parity_bytes(block)).ok_or(Refused::Parity { block, index })
+            }
+        }
+    }
+
+    fn check_restorable(&mut self, carried: Carried) {
+        let block = match carried {
+            Carried::Symbol(symbol) => self.geometry.block_of(symbol),
+            Carried::Parity { block, .. } => Some(block),
+        };
+        if let Some(restoration) = block.and_then(|block| self.holdings.restoration(block)) {
+            self.outputs.push_back(Output::Restore(restoration));
+        }
     }
 
     fn handle_poll_flag(&mut self, now: Timestamp) {
-        match &mut self.state {
-            State::Gathering { .. } | State::Verifying => self.answer_within(self.config.reply_window, now),
-            State::Confirmed { acknowledgements_left } if *acknowledgements_left > 0 => {
+        match (&mut self.state, self.large) {
+            (State::Gathering { .. } | State::Verifying, None) => self.answer_within(self.config.reply_window, now),
+            (State::Gathering { .. } | State::Verifying, Some(large)) => {
+                let in_any_case = large.is_drawn(&mut self.delays);
+                if self.most_planned.0 > 0 {
+                    self.most_planned = (0, self.most_planned.0);
+                }
+                self.answer_in_turn(large, in_any_case, now);
+            }
+            (State::Confirmed { acknowledgements_left }, None) if *acknowledgements_left > 0 => {
                 *acknowledgements_left -= 1;
                 self.answer_within(self.config.reply_window, now);
             }
-            State::Confirmed { .. } | State::Over => (),
+            (State::Confirmed { .. } | State::Over, _) => (),
         }
     }
 
@@ -265,6 +355,11 @@ impl Receiver {
         match message {
             Message::Announce { .. } => self.heard_at = now,
             Message::Poll(poll) => self.handle_poll(poll, now),
+            Message::Plan { parity, .. } => {
+                self.plan = parity.iter().copied().collect();
+                let most = self.plan.values().max().copied().unwrap_or(0);
+                self.most_planned.0 = self.most_planned.0.max(most);
+            }
             Message::Close { .. } => self.close(),
             Message::Status(_) | Message::Decline { .. } => (),
         }
@@ -274,11 +369,15 @@ impl Receiver {
         self.heard(now);
         self.poll = self.poll.max(poll.poll);
         self.sent_through = self.sent_through.max(poll.sent_through.min(self.geometry.symbols()));
+        // It is asked so when nothing is left to send.
+        self.plan.clear();
         let confirmed = matches!(self.state, State::Confirmed { .. });
         // A leader that takes an incomplete member for complete is told otherwise.
         if poll.roll.asks(self.me) || (!confirmed && matches!(poll.roll, super::Roll::Complete(_))) {
             let window = Duration::from_micros(u64::from(poll.reply_window_micros));
             self.answer_within(window.min(self.config.reply_window_max), now);
+        } else if let (State::Gathering { .. }, Some(large)) = (self.state, self.large) {
+            self.answer_in_turn(large, false, now);
         }
     }
 
@@ -288,14 +387,36 @@ impl Receiver {
         let half_micros = u64::try_from(window.as_micros() / 2).unwrap_or(u64::MAX - 1);
         let delay =
             Duration::from_micros(half_micros) + Duration::from_micros(self.delays.next_u64() % (half_micros + 1));
-        let at = self.answer.map_or(now + delay, |(at, _)| at);
-        self.answer = Some((at, self.sent_through));
+        let at = self.answer.map_or(now + delay, |answer| answer.at.min(now + window));
+        self.answer = Some(Answer { at, through: self.sent_through, in_any_case: true });
+    }
+
+    /// Answers as one of many: if by then nothing makes it superfluous.
+    fn answer_in_turn(&mut self, large: Large, in_any_case: bool, now: Timestamp) {
+        let most = self.holdings.lacking(self.sent_through).deficits.iter().map(|(_, count)| *count).max();
+        let lacks_most = large.lacks_most(most.unwrap_or(0), self.most_planned.1);
+        let delay = large.delay(lacks_most, &mut self.delays);
+        let at = self.answer.map_or(now + delay, |answer| answer.at);
+        let in_any_case = in_any_case || self.answer.is_some_and(|answer| answer.in_any_case);
+        self.answer = Some(Answer { at, through: self.sent_through, in_any_case });
+    }
+
+    /// The missing symbols of this block were restored and written.
+    pub fn restored(&mut self, block: u32) {
+        self.holdings.restored(block);
+        self.check_whole();
+    }
+
+    /// The block could not be restored or written: its parity is of no use, and its symbols are asked for
+    /// by name.
+    pub fn not_restored(&mut self, block: u32) {
+        self.holdings.taint(block);
     }
 
     /// These symbols are here from before (journal, or a local copy).
     pub fn mark_have(&mut self, first: u32, count: u32) {
         let end = first.saturating_add(count).min(self.geometry.symbols());
-        self.held.insert(first.min(end)..end);
+        self.holdings.insert_run(first.min(end), end);
         self.check_whole();
     }
 
@@ -308,7 +429,7 @@ impl Receiver {
             State::Confirmed { .. } | State::Over => return,
         }
         let end = first.saturating_add(count).min(self.geometry.symbols());
-        if self.held.remove(first.min(end)..end) > 0 {
+        if self.holdings.remove(first.min(end), end) > 0 {
             self.gather(now);
             self.answer_within(self.config.reply_window, now);
         }
@@ -317,10 +438,16 @@ impl Receiver {
     /// The object is whole, verified and durable: the leader may know.
     ///
     /// Without effect when symbols are missing: what was marked bad meanwhile is not whole.
-    pub fn confirm(&mut self) {
+    pub fn confirm(&mut self, now: Timestamp) {
         if self.state == State::Verifying {
             self.state = State::Confirmed { acknowledgements_left: self.config.repeated_acknowledgements };
-            self.report(self.sent_through);
+            match self.large {
+                None => self.report(self.sent_through),
+                Some(large) => {
+                    let at = now + large.acknowledgement_delay(&mut self.delays);
+                    self.answer = Some(Answer { at, through: self.sent_through, in_any_case: true });
+                }
+            }
         }
     }
 
@@ -339,7 +466,7 @@ impl Receiver {
             State::Confirmed { .. } => Some(idle_at),
             State::Over => return None,
         };
-        own.into_iter().chain(self.answer.map(|(at, _)| at)).min()
+        own.into_iter().chain(self.answer.map(|answer| answer.at)).min()
     }
 
     /// Time has passed.
@@ -354,16 +481,32 @@ impl Receiver {
             State::Gathering { unasked_at, unasked_interval } if unasked_at <= now => {
                 let unasked_interval = (unasked_interval * 2).min(self.config.unasked_interval_max);
                 self.state = State::Gathering { unasked_at: now + unasked_interval, unasked_interval };
-                self.report(self.sent_through);
+                match self.large {
+                    None => self.report(self.sent_through),
+                    Some(large) => {
+                        self.plan.clear();
+                        self.answer_in_turn(large, false, now);
+                    }
+                }
             }
             State::Gathering { .. } | State::Verifying | State::Confirmed { .. } | State::Over => (),
         }
-        if let Some((at, through)) = self.answer
+        if let Some(Answer { at, through, in_any_case }) = self.answer
             && self.state != State::Over
             && at <= now
         {
-            self.report(through);
+            if in_any_case || !self.is_covered(through) {
+                self.report(through);
+            }
+            self.answer = None;
         }
+    }
+
+    /// Whether what the leader is going to send mends all that is lacking.
+    fn is_covered(&self, through: u32) -> bool {
+        let lacking = self.holdings.lacking(through);
+        let is_planned = |(block, count): &(u32, u32)| self.plan.get(block).is_some_and(|planned| planned >= count);
+        lacking.named.is_empty() && lacking.deficits.iter().all(is_planned)
     }
 
     fn heard(&mut self, now: Timestamp) {
@@ -374,12 +517,13 @@ impl Receiver {
     }
 
     fn gather(&mut self, now: Timestamp) {
-        let unasked_interval = self.config.unasked_after;
+        let windows = self.large.map_or(Duration::ZERO, |large| large.window() * UNASKED_WINDOWS);
+        let unasked_interval = self.config.unasked_after.max(windows);
         self.state = State::Gathering { unasked_at: now + unasked_interval, unasked_interval };
     }
 
     fn check_whole(&mut self) {
-        if matches!(self.state, State::Gathering { .. }) && self.held.count() == self.geometry.symbols() {
+        if matches!(self.state, State::Gathering { .. }) && self.holdings.is_whole() {
             self.state = State::Verifying;
             self.outputs.push_back(Output::Complete);
         }
@@ -393,233 +537,31 @@ impl Receiver {
     }
 
     /// Says where this member stands, and what it misses below `through`; one report answers everything
-    /// asked before it.
+    /// asked before it. What does not fit one message goes on in the next.
     fn report(&mut self, through: u32) {
         self.answer = None;
-        self.outputs.push_back(Output::Unicast(Message::Status(Status {
-            session: self.session,
-            poll: self.poll,
-            received: self.received,
-            highest: self.highest,
-            held: self.held.count(),
-            missing: first_gaps(&self.held, through),
-            complete: matches!(self.state, State::Confirmed { .. }),
-        })));
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::super::{FrameFlags, Roll, SYMBOL_BYTES};
-    use super::*;
-
-    const ME: ServerId = ServerId([5; 16]);
-    const FLAG: FrameFlags = FrameFlags { poll: true, repair: false, last: false };
-    const PLAIN: FrameFlags = FrameFlags { poll: false, repair: false, last: false };
-
-    fn receiver(symbols: u64) -> Receiver {
-        let geometry = Geometry::new(symbols * u64::from(SYMBOL_BYTES), SYMBOL_BYTES).expect("fits");
-        Receiver::new(ReceiverConfig::default(), ME, 1, geometry, 1, Timestamp::ZERO)
-    }
-
-    fn at(millis: u64) -> Timestamp {
-        Timestamp(millis * 1000)
-    }
-
-    fn header(symbol: u32, flags: FrameFlags) -> FrameHeader {
-        FrameHeader {
-            flags,
-            pass: 1,
-            key_id: 1,
-            session: 1,
-            epoch: 1,
-            sequence: symbol + 1,
-            symbol,
-            payload_bytes: SYMBOL_BYTES,
-            send_time: 0,
-        }
-    }
-
-    fn hear(receiver: &mut Receiver, symbol: u32, flags: FrameFlags, now: Timestamp) {
-        let taken = receiver.handle_frame(&header(symbol, flags), usize::from(SYMBOL_BYTES), now);
-        assert!(taken.is_ok(), "{taken:?}");
-    }
-
-    fn outputs(receiver: &mut Receiver) -> Vec<Output> {
-        std::iter::from_fn(|| receiver.poll_output()).collect()
-    }
-
-    fn statuses(receiver: &mut Receiver) -> Vec<Status> {
-        let status = |output: Output| match output {
-            Output::Unicast(Message::Status(status)) => Some(status),
-            Output::Unicast(_) | Output::Complete | Output::Abandoned | Output::Closed { .. } => None,
-        };
-        outputs(receiver).into_iter().filter_map(status).collect()
-    }
-
-    fn poll(roll: Roll) -> Message {
-        let sent_through = 4;
-        Message::Poll(Poll { session: 1, poll: 3, pass: 1, sent_through, reply_window_micros: 4000, roll })
-    }
-
-    #[test]
-    fn completeness_is_said_only_after_the_driver_confirmed() {
-        let mut receiver = receiver(2);
-        receiver.confirm();
-        hear(&mut receiver, 0, PLAIN, at(0));
-        receiver.confirm();
-        assert_eq!(outputs(&mut receiver), vec![]);
-        hear(&mut receiver, 1, FLAG, at(0));
-        assert_eq!(outputs(&mut receiver), vec![Output::Complete]);
-        receiver.handle_timeout(at(1));
-        let before = statuses(&mut receiver);
-        assert_eq!(before.iter().map(|status| (status.held, status.complete)).collect::<Vec<_>>(), vec![(2, false)]);
-        receiver.confirm();
-        assert!(statuses(&mut receiver).iter().all(|status| status.complete));
-    }
-
-    #[test]
-    fn wrong_symbols_are_asked_for_again_until_the_object_is_confirmed() {
-        let mut receiver = receiver(3);
-        for symbol in 0..3 {
-            hear(&mut receiver, symbol, PLAIN, at(0));
-        }
-        assert_eq!(outputs(&mut receiver), vec![Output::Complete]);
-        receiver.mark_bad(1, 9, at(1));
-        receiver.confirm();
-        receiver.handle_timeout(at(2));
-        let asked = statuses(&mut receiver);
-        assert_eq!((asked.len(), asked[0].missing.clone(), asked[0].complete), (1, vec![(1, 2)], false));
-        hear(&mut receiver, 1, PLAIN, at(3));
-        hear(&mut receiver, 2, PLAIN, at(3));
-        assert_eq!(outputs(&mut receiver), vec![Output::Complete]);
-        receiver.confirm();
-        receiver.mark_bad(0, 1, at(4));
-        assert_eq!(receiver.held().count(), 3);
-    }
-
-    #[test]
-    fn a_flag_is_answered_once_within_the_window_about_what_was_sent_before_it() {
-        let mut receiver = receiver(10);
-        hear(&mut receiver, 0, PLAIN, at(0));
-        hear(&mut receiver, 3, FLAG, at(0));
-        hear(&mut receiver, 6, PLAIN, at(0));
-        let at_most = at(0) + ReceiverConfig::default().reply_window;
-        let answers_at = receiver.poll_timeout().expect("an answer is due");
-        assert!(answers_at <= at_most && answers_at >= Timestamp(500), "{answers_at:?}");
-        receiver.handle_timeout(answers_at - Duration::from_micros(1));
-        assert_eq!(statuses(&mut receiver), vec![]);
-        receiver.handle_timeout(answers_at);
-        let said = statuses(&mut receiver);
-        let expected =
-            Status { session: 1, poll: 0, received: 3, highest: 7, held: 3, missing: vec![(1, 2)], complete: false };
-        assert_eq!(said, vec![expected]);
-        receiver.handle_timeout(at_most);
-        assert_eq!(statuses(&mut receiver), vec![]);
-    }
-
-    #[test]
-    fn only_those_asked_answer_a_poll_except_an_incomplete_one_that_the_leader_believes_complete() {
-        for (roll, answers) in [
-            (Roll::Waiting(vec![ME]), 1),
-            (Roll::Waiting(vec![]), 0),
-            (Roll::Complete(vec![]), 1),
-            (Roll::Complete(vec![ME]), 1),
-        ] {
-            let mut receiver = receiver(10);
-            receiver.handle_message(&poll(roll.clone()), at(0));
-            receiver.handle_timeout(at(4));
-            let said = statuses(&mut receiver);
-            assert_eq!(said.len(), answers, "{roll:?}");
-            assert!(said.iter().all(|status| status.poll == 3 && status.missing == vec![(0, 4)]));
-        }
-        let geometry = Geometry::new(10, SYMBOL_BYTES).expect("fits");
-        let mut complete = Receiver::already_complete(ReceiverConfig::default(), ME, 1, geometry, 1, at(0));
-        assert_eq!(statuses(&mut complete).iter().map(|status| status.complete).collect::<Vec<_>>(), vec![true]);
-        complete.handle_message(&poll(Roll::Complete(vec![ME])), at(0));
-        complete.handle_timeout(at(4));
-        assert_eq!(statuses(&mut complete), vec![]);
-        complete.handle_message(&poll(Roll::Waiting(vec![ME])), at(5));
-        complete.handle_timeout(at(9));
-        assert_eq!(statuses(&mut complete).len(), 1);
-    }
-
-    #[test]
-    fn a_complete_member_answers_few_flags_so_that_the_leader_hears_those_who_miss_something() {
-        let geometry = Geometry::new(10, SYMBOL_BYTES).expect("fits");
-        let mut complete = Receiver::already_complete(ReceiverConfig::default(), ME, 1, geometry, 1, at(0));
-        outputs(&mut complete);
-        let mut answers = 0;
-        for millis in (0..1000).step_by(50) {
-            let taken = complete.handle_frame(&FrameHeader { payload_bytes: 10, ..header(0, FLAG) }, 10, at(millis));
-            assert_eq!(taken, Ok(Accepted::Duplicate));
-            complete.handle_timeout(at(millis + 1));
-            answers += statuses(&mut complete).len();
-        }
-        assert_eq!(answers, 3);
-    }
-
-    #[test]
-    fn a_silent_leader_is_asked_ever_more_rarely_and_then_given_up() {
-        let mut receiver = receiver(10);
-        hear(&mut receiver, 2, PLAIN, at(0));
-        let mut asked_at = Vec::new();
-        let mut abandoned_at = None;
-        while let Some(now) = receiver.poll_timeout() {
-            receiver.handle_timeout(now);
-            for output in outputs(&mut receiver) {
-                match output {
-                    Output::Unicast(_) => asked_at.push(now.0 / 1000),
-                    Output::Abandoned => abandoned_at = Some(now),
-                    Output::Complete | Output::Closed { .. } => panic!("neither: {output:?}"),
-                }
+        let lacking = self.holdings.lacking(through);
+        let mut named = lacking.named.into_iter().peekable();
+        let mut deficits = lacking.deficits.into_iter().peekable();
+        for part in 1..=REPORT_PARTS_MAX {
+            let mut used = 0;
+            let missing = take_what_fits(&mut named, &mut used);
+            let deficits_here = take_what_fits(&mut deficits, &mut used);
+            let more = part < REPORT_PARTS_MAX && (named.peek().is_some() || deficits.peek().is_some());
+            self.outputs.push_back(Output::Unicast(Message::Status(Status {
+                session: self.session,
+                poll: self.poll,
+                received: self.received,
+                highest: self.highest,
+                held: self.holdings.worth(),
+                missing,
+                deficits: deficits_here,
+                more,
+                complete: matches!(self.state, State::Confirmed { .. }),
+            })));
+            if !more {
+                break;
             }
         }
-        assert_eq!(asked_at, vec![20, 60, 140, 300, 620, 1120, 1620, 2120, 2620]);
-        assert_eq!(abandoned_at, Some(at(3000)));
-        let refused = receiver.handle_frame(&header(0, PLAIN), usize::from(SYMBOL_BYTES), at(3001));
-        assert_eq!(refused, Err(Refused::Over));
-    }
-
-    #[test]
-    fn a_frame_that_does_not_belong_here_is_refused_for_its_reason_and_changes_nothing() {
-        let mut receiver = receiver(3);
-        let mut check = |header: FrameHeader, bytes: usize, refused: Refused| {
-            assert_eq!(receiver.handle_frame(&header, bytes, at(0)), Err(refused));
-        };
-        let bytes = usize::from(SYMBOL_BYTES);
-        check(FrameHeader { session: 2, ..header(0, PLAIN) }, bytes, Refused::Session { expected: 1, actual: 2 });
-        check(header(3, PLAIN), bytes, Refused::Symbol { symbol: 3, symbols: 3 });
-        let short = Refused::Length { symbol: 1, expected: SYMBOL_BYTES, actual: bytes - 1 };
-        check(header(1, PLAIN), bytes - 1, short);
-        assert!(receiver.held().is_empty());
-    }
-
-    #[test]
-    fn symbols_from_a_local_copy_are_not_asked_for() {
-        let mut receiver = receiver(10);
-        receiver.mark_have(0, 4);
-        hear(&mut receiver, 6, FLAG, at(0));
-        receiver.handle_timeout(at(1));
-        assert_eq!(statuses(&mut receiver)[0].missing, vec![(4, 2)]);
-        receiver.mark_have(4, u32::MAX);
-        assert_eq!(outputs(&mut receiver), vec![Output::Complete]);
-    }
-
-    #[test]
-    fn a_close_ends_the_session_and_says_whether_the_object_is_here() {
-        let close = Message::Close { session: 1, failed: Vec::new() };
-        let mut receiver = receiver(1);
-        receiver.handle_message(&Message::Close { session: 2, failed: Vec::new() }, at(0));
-        assert_eq!(outputs(&mut receiver), vec![]);
-        receiver.handle_message(&close, at(0));
-        assert_eq!(outputs(&mut receiver), vec![Output::Closed { complete: false }]);
-        assert_eq!(receiver.poll_timeout(), None);
-        let mut receiver = self::receiver(1);
-        hear(&mut receiver, 0, PLAIN, at(0));
-        receiver.confirm();
-        outputs(&mut receiver);
-        receiver.handle_message(&close, at(0));
-        assert_eq!(outputs(&mut receiver), vec![Output::Closed { complete: true }]);
     }
 }

@@ -2,6 +2,7 @@
 
 use common::ids::ServerId;
 
+use super::geometry::Geometry;
 use super::message::Status;
 
 /// Why a report is not taken.
@@ -53,6 +54,16 @@ pub enum StatusRefused {
         /// Length of the wrong run.
         count: u32,
     },
+    /// A block is named out of order, was not sent whole, or cannot lack that much.
+    #[error("{from} reports to lack {count} symbols of block {block}, which no member can")]
+    Deficit {
+        /// Who sent it.
+        from: ServerId,
+        /// The block.
+        block: u32,
+        /// How much it says to lack.
+        count: u32,
+    },
     /// The session is over.
     #[error("the session is over")]
     Over,
@@ -66,8 +77,7 @@ pub(super) struct Sent {
     pub(super) sequence: u32,
     /// Last poll sent.
     pub(super) polls: u32,
-    /// Symbols of the object.
-    pub(super) symbols: u32,
+    pub(super) geometry: Geometry,
     /// All symbols below this were sent.
     pub(super) sent_through: u32,
 }
@@ -80,7 +90,7 @@ impl Sent {
         if status.highest > self.sequence || status.poll > self.polls {
             return Err(StatusRefused::Future { from, highest: status.highest, poll: status.poll });
         }
-        let (held, symbols, complete) = (status.held, self.symbols, status.complete);
+        let (held, symbols, complete) = (status.held, self.geometry.symbols(), status.complete);
         if held > symbols || (complete && held < symbols) {
             return Err(StatusRefused::Held { from, held, symbols, complete });
         }
@@ -91,6 +101,15 @@ impl Sent {
                 Some(next) if count > 0 && first >= end => end = next,
                 Some(_) | None => return Err(StatusRefused::Missing { from, first, count }),
             }
+        }
+        let sent_blocks = self.geometry.blocks_within(self.sent_through);
+        let mut next = 0;
+        for (block, count) in status.deficits.iter().copied() {
+            let is_possible = block >= next && block < sent_blocks;
+            if !is_possible || count == 0 || count > self.geometry.block_length(block) {
+                return Err(StatusRefused::Deficit { from, block, count });
+            }
+            next = block + 1;
         }
         Ok(())
     }
@@ -103,7 +122,8 @@ mod tests {
     #[test]
     fn a_report_that_no_honest_member_can_have_made_is_refused_for_its_reason() {
         let from = ServerId([1; 16]);
-        let sent = Sent { session: 7, sequence: 60, polls: 2, symbols: 100, sent_through: 50 };
+        let geometry = Geometry::new(100 * 1328, 1328).expect("fits");
+        let sent = Sent { session: 7, sequence: 60, polls: 2, geometry, sent_through: 50 };
         let good = Status {
             session: 7,
             poll: 2,
@@ -111,6 +131,8 @@ mod tests {
             highest: 60,
             held: 45,
             missing: vec![(0, 2), (2, 1), (48, 2)],
+            deficits: Vec::new(),
+            more: false,
             complete: false,
         };
         let check = |status: Status, error: StatusRefused| assert_eq!(sent.check(from, &status), Err(error));
@@ -125,5 +147,33 @@ mod tests {
             let missing = vec![(0, 2), (first, count)];
             check(Status { missing, ..good.clone() }, StatusRefused::Missing { from, first, count });
         }
+    }
+    #[test]
+    fn a_deficit_that_no_honest_member_can_have_is_refused() {
+        let from = ServerId([1; 16]);
+        let geometry = Geometry::new(3200 * 1328, 1328).expect("fits").with_blocks();
+        let sent = Sent { session: 7, sequence: 2000, polls: 0, geometry, sent_through: 2000 };
+        let check = |deficits: &[(u32, u32)]| {
+            let status = Status {
+                session: 7,
+                poll: 0,
+                received: 1,
+                highest: 1,
+                held: 1,
+                missing: Vec::new(),
+                deficits: deficits.to_vec(),
+                more: false,
+                complete: false,
+            };
+            sent.check(from, &status)
+        };
+        assert_eq!(check(&[(0, 1), (1, 200), (7, 3)]), Ok(()));
+        let refused = |block: u32, count: u32| Err(StatusRefused::Deficit { from, block, count });
+        assert_eq!(check(&[(0, 0)]), refused(0, 0));
+        assert_eq!(check(&[(0, 201)]), refused(0, 201));
+        assert_eq!(check(&[(1, 1), (1, 1)]), refused(1, 1));
+        assert_eq!(check(&[(2, 1), (1, 1)]), refused(1, 1));
+        assert_eq!(check(&[(8, 1)]), refused(8, 1), "it was not sent whole");
+        assert_eq!(check(&[(u32::MAX, 1)]), refused(u32::MAX, 1));
     }
 }

@@ -52,27 +52,55 @@ impl Requests {
     }
 
     /// Joins what a member misses, as far as it had the chance to hear it: it heard, or was asked after,
-    /// everything up to the sequence `heard_through`.
-    pub(super) fn want(&mut self, missing: &[(u32, u32)], heard_through: u32) {
+    /// everything up to the sequence `heard_through`. Returns whether anything is missing that is neither
+    /// on its way nor to be sent again already.
+    pub(super) fn want(&mut self, missing: &[(u32, u32)], heard_through: u32) -> bool {
         let mut new = Vec::new();
+        let mut asks = false;
         for (first, count) in missing.iter().copied() {
-            for unwanted in self.wanted.gaps(first..first.saturating_add(count)) {
-                for gap in self.repairing.gaps(unwanted) {
-                    let mut from = gap.start;
-                    let sent = self.last_sent.get(gap.start as usize..gap.end as usize).unwrap_or_default();
-                    for (symbol, sequence) in gap.clone().zip(sent) {
-                        if *sequence > heard_through {
-                            new.push(from..symbol);
-                            from = symbol + 1;
-                        }
+            for gap in self.repairing.gaps(first..first.saturating_add(count)) {
+                let mut from = gap.start;
+                let sent = self.last_sent.get(gap.start as usize..gap.end as usize).unwrap_or_default();
+                for (symbol, sequence) in gap.clone().zip(sent) {
+                    if *sequence > heard_through {
+                        new.push(from..symbol);
+                        from = symbol + 1;
                     }
-                    new.push(from..gap.end);
                 }
+                new.push(from..gap.end);
             }
         }
         for run in new {
+            asks |= !run.is_empty();
             self.wanted.insert(run);
         }
+        asks
+    }
+
+    /// How many of these symbols were last sent after `heard_through`: one who heard no further may still
+    /// get them.
+    pub(super) fn on_their_way(&self, symbols: impl Iterator<Item = u32>, heard_through: u32) -> u32 {
+        let sent = symbols.filter_map(|symbol| self.last_sent.get(symbol as usize));
+        u32::try_from(sent.filter(|sequence| **sequence > heard_through).count()).unwrap_or(u32::MAX)
+    }
+
+    /// How many of these symbols are to be sent again.
+    pub(super) fn repairs_among(&self, symbols: impl Iterator<Item = u32>) -> u32 {
+        if self.repairing.is_empty() {
+            return 0;
+        }
+        u32::try_from(symbols.filter(|symbol| self.repairing.contains(*symbol)).count()).unwrap_or(u32::MAX)
+    }
+
+    /// Whether this symbol was last sent by then.
+    pub(super) fn was_sent_by(&self, symbol: u32, heard_through: u32) -> bool {
+        self.last_sent.get(symbol as usize).is_some_and(|sequence| *sequence <= heard_through)
+    }
+
+    /// Nothing is to be sent again.
+    pub(super) fn cancel(&mut self) {
+        self.wanted = RangeSet::new();
+        self.repairing = RangeSet::new();
     }
 
     /// The round is over: what was wanted is to be sent again. Returns whether that was anything.

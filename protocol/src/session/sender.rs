@@ -5,7 +5,7 @@
 //! [`add_member`], [`member_gone`]), with one `now` that never goes back:
 //!
 //! 1. drain [`poll_output`] until `None` and carry each [`Output`] out in that order;
-//! 2. call [`poll_frame`] until `None`; for each frame read its bytes at [`Frame::offset`], seal them
+//! 2. call [`poll_frame`] until `None`; for each frame make what [`Frame::content`] says, seal it
 //!    with the encoded header as additional data and its sequence as nonce, and send it. A frame that
 //!    was handed out counts as sent, so one that cannot be sent is simply lost, and mended like any;
 //! 3. drain [`poll_output`] again, for a frame may have asked something;
@@ -19,9 +19,16 @@
 //! **How it goes.** The first pass sends the symbols in order, as far as they are available. Now and
 //! then, and always at the end of what there is to send, a frame asks for reports. Such a question
 //! opens a *round*: what is asked for is joined until everybody has answered or the round's time is
-//! over, and then sent once, however many asked. During the first pass repairs take at most every
+//! over, and then sent once, however many asked: of each block as much parity as the member that lacks
+//! most of it, and by name what parity cannot mend. During the first pass repairs take at most every
 //! `repair_every`-th frame, after it all. When nothing is left to send, a poll by message asks those
 //! who have not acknowledged. With nothing lost no step waits for a timer.
+//!
+//! In a large session a round lasts for its whole window, and whatever raises what will be sent is told to
+//! all at once, so that those whom it mends need not ask (`suppression`).
+//!
+//! One that loses far more than the others is set aside: it hears what they hear, and what it lacks is
+//! sent when they are complete, or left to unicast.
 //!
 //! A symbol is asked for rightly only by a member that had the chance to hear its last transmission:
 //! one that has heard a later sequence, or a poll that was sent later.
@@ -34,6 +41,8 @@
 //! [`poll_frame`]: Sender::poll_frame
 //! [`poll_timeout`]: Sender::poll_timeout
 
+mod asking;
+
 use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
 
@@ -43,21 +52,19 @@ use common::keys::Signed;
 use common::ticket::Ticket;
 use common::time::Timestamp;
 
-use super::frame::{FrameFlags, FrameHeader, HEADER_BYTES, LOWER_HEADER_BYTES, TAG_BYTES};
+use super::deficits::Deficits;
+use super::frame::{Carried, FrameFlags, FrameHeader, HEADER_BYTES, LOWER_HEADER_BYTES, TAG_BYTES};
 use super::members::{Failure, Members};
-use super::message::{Message, Poll, Roll, Status, may_be_cut};
+use super::message::{Message, Status, may_be_cut};
 use super::rate::Rate;
 use super::refusal::{Sent, StatusRefused};
 use super::requests::Requests;
-use super::sender_config::SenderConfig;
+use super::sender_config::{Repair, SenderConfig};
+use super::suppression::Large;
 use super::{Geometry, SYMBOL_BYTES_MAX};
 
 /// How many of the last polls are remembered with the sequence they followed.
 const POLLS_KEPT: usize = 64;
-/// Answers to a poll by message are spread over this much for each member asked.
-const REPLY_WINDOW_PER_MEMBER: Duration = Duration::from_micros(20);
-/// Longest window asked for; what receivers accept by default.
-const REPLY_WINDOW_MAX: Duration = Duration::from_millis(100);
 /// Share of a full bucket that is waited for before frames are sent again, so that one wake-up sends
 /// several: one over this.
 const WAKE_SHARE: u64 = 4;
@@ -81,10 +88,37 @@ pub struct Announcement {
 /// A frame to be sealed and sent on the data channel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Frame {
-    /// Its header; names symbol, sequence and length of the payload.
+    /// Its header; names sequence and length of the payload.
     pub header: FrameHeader,
-    /// Where its payload begins in the stream (chunk table, then object), in bytes.
-    pub offset: u64,
+    /// Where its payload comes from.
+    pub content: Content,
+}
+
+/// Where the payload of a frame comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Content {
+    /// The stream (chunk table, then object).
+    Stream {
+        /// Where it begins, in bytes.
+        offset: u64,
+    },
+    /// The code ([`Encoder`](super::codec::Encoder)).
+    Parity {
+        /// Of this block.
+        block: u32,
+        /// Which of its parity symbols.
+        index: u8,
+        /// How many of them, from this one on, are going to be sent: they are best made together.
+        count: u8,
+    },
+}
+
+/// What to send next.
+#[derive(Debug, Clone, Copy)]
+enum Next {
+    First(u32),
+    Named(u32),
+    Parity { block: u32, index: u8, count: u8 },
 }
 
 /// What the driver shall do.
@@ -126,6 +160,9 @@ pub struct Sender {
     /// The first symbols of the object, as many as may be sent.
     available: u32,
     requests: Requests,
+    deficits: Deficits,
+    /// So many blocks were sent whole when members of a large session were last asked.
+    asked_blocks: u32,
     /// First transmissions since the last repair.
     firsts: u32,
     pass: u32,
@@ -149,7 +186,8 @@ pub struct Sender {
 
 impl Sender {
     /// Begins a session: of the stream (chunk table, then object) that `geometry` describes, the first
-    /// `available_bytes` may be sent. Without members it is finished at once.
+    /// `available_bytes` may be sent. The object is cut into blocks when the configuration asks for parity.
+    /// Without members it is finished at once.
     #[must_use]
     pub fn new(
         config: SenderConfig,
@@ -159,6 +197,7 @@ impl Sender {
         available_bytes: u64,
         now: Timestamp,
     ) -> Self {
+        let geometry = if config.fec { geometry.with_blocks() } else { geometry };
         let frame_bytes_max = u32::from(geometry.symbol_bytes().min(SYMBOL_BYTES_MAX)) + FRAME_OVERHEAD_BYTES;
         let mut sender = Self {
             rate: Rate::new(config.rate.clone(), frame_bytes_max, now),
@@ -168,6 +207,8 @@ impl Sender {
             started_at: now,
             available: geometry.symbols_within(available_bytes),
             requests: Requests::default(),
+            deficits: Deficits::default(),
+            asked_blocks: 0,
             firsts: 0,
             pass: 1,
             sequence: 0,
@@ -192,6 +233,21 @@ impl Sender {
         }
         sender.finish_if_done(now);
         sender
+    }
+
+    /// How the object is cut.
+    #[must_use]
+    pub fn geometry(&self) -> &Geometry {
+        &self.geometry
+    }
+
+    /// Whether members suppress each other's reports.
+    fn large(&self) -> Option<Large> {
+        Large::of(self.announced_members()).filter(|_| self.geometry.is_coded())
+    }
+
+    fn announced_members(&self) -> u16 {
+        u16::try_from(self.members.count()).unwrap_or(u16::MAX)
     }
 
     /// So many bytes of the stream may be sent, from its start; fewer than before change nothing.
@@ -234,29 +290,50 @@ impl Sender {
     pub fn handle_status(&mut self, from: ServerId, status: &Status, now: Timestamp) -> Result<(), StatusRefused> {
         self.check(from, status)?;
         let Some(heard) = self.members.hear(from, status, now) else { return Err(StatusRefused::Stranger { from }) };
-        if let Some(loss_ppm) = heard.loss_ppm {
-            self.rate.observe(loss_ppm);
-        }
         if heard.completed {
             self.outputs.push_back(Output::MemberComplete(from));
         }
         // Up to here the member had the chance to hear everything.
         let heard_through = status.highest.max(self.sequence_at(status.poll));
-        if heard.waiting {
-            self.requests.want(&status.missing, heard_through);
-        }
+        let wants = heard.served && self.want(from, status, heard_through);
         if let Some(round) = &mut self.round {
-            round.cut |= heard.waiting && may_be_cut(&status.missing);
-            if !heard.waiting || heard_through >= round.sequence {
+            round.cut |= heard.served && !status.more && may_be_cut(status);
+            if !heard.waiting || (heard_through >= round.sequence && !status.more) {
                 self.answered(from, now);
             }
-        } else if self.requests.any_wanted() {
+        } else if self.any_wanted() {
             // Unasked, or late: others may be about to ask for the same.
-            self.open_round(self.config.reply_window, now);
+            let window = self.large().map_or(self.config.reply_window, Large::window);
+            self.open_round(window, self.members.attentive(), now);
             self.answered(from, now);
+        }
+        if wants && self.large().is_some() {
+            self.push_plan();
         }
         self.finish_if_done(now);
         Ok(())
+    }
+
+    /// Joins what a member asks for. Returns whether that is more than is on its way or planned.
+    fn want(&mut self, from: ServerId, status: &Status, heard_through: u32) -> bool {
+        let mut wants = self.requests.want(&status.missing, heard_through);
+        for (block, deficit) in status.deficits.iter().copied() {
+            let symbols = self.geometry.block_symbols(block);
+            // The common case: the block was sent whole before the member spoke.
+            let is_old = symbols.clone().last().is_none_or(|last| self.requests.was_sent_by(last, heard_through));
+            let sent_since = if is_old { 0 } else { self.requests.on_their_way(symbols.clone(), heard_through) };
+            // Named repairs of the block mend those who lack just these, which shows when they are sent.
+            let on_their_way = sent_since + self.requests.repairs_among(symbols);
+            wants |= self.deficits.want(block, deficit, on_their_way, heard_through);
+        }
+        if wants {
+            self.members.asks(from);
+        }
+        wants
+    }
+
+    fn any_wanted(&self) -> bool {
+        self.requests.any_wanted() || self.deficits.any_wanted()
     }
 
     fn check(&self, from: ServerId, status: &Status) -> Result<(), StatusRefused> {
@@ -270,7 +347,7 @@ impl Sender {
             session: self.announcement.session,
             sequence: self.sequence,
             polls: self.polls,
-            symbols: self.geometry.symbols(),
+            geometry: self.geometry,
             sent_through: self.requests.sent_through(),
         };
         sent.check(from, status)
@@ -288,17 +365,36 @@ impl Sender {
         }
     }
 
-    fn open_round(&mut self, reply_window: Duration, now: Timestamp) {
+    fn open_round(&mut self, reply_window: Duration, awaited: BTreeSet<ServerId>, now: Timestamp) {
         let closes_at = now + reply_window + self.config.reply_hold;
-        self.round = Some(Round { sequence: self.sequence, awaited: self.members.attentive(), closes_at, cut: false });
+        // In a large session those who are silent need nothing more, so the round lasts for its time.
+        let awaited = if self.large().is_some() { BTreeSet::new() } else { awaited };
+        self.round = Some(Round { sequence: self.sequence, awaited, closes_at, cut: false });
     }
 
     /// What was asked for is sent next, in a new pass.
     fn close_round(&mut self, now: Timestamp) {
         let cut = self.round.take().is_some_and(|round| round.cut);
+        let losses = self.members.losses();
+        if let Some(worst_ppm) = losses.worst_ppm {
+            self.rate.observe(worst_ppm);
+        }
         self.rate.judge(now);
-        if self.requests.close_round() {
+        if !losses.set_aside.is_empty() {
+            // Most of what is planned is for them. The others ask anew.
+            self.requests.cancel();
+            self.deficits.cancel();
+        }
+        let geometry = self.geometry;
+        // Within the stream what is lost of the repairs is asked for again before the end.
+        let is_end = self.requests.sent_through() == geometry.symbols();
+        let block_symbols = |block| geometry.block_length(block);
+        let margin: Option<&dyn Fn(u32) -> u32> = if is_end { Some(&block_symbols) } else { None };
+        if self.requests.close_round() | self.deficits.close_round(margin) {
             self.pass = self.pass.saturating_add(1);
+            for server in self.members.passes(self.config.fruitless_passes_max) {
+                self.fail(server, Failure::Fruitless, now);
+            }
         }
         if cut {
             self.poll_at = self.poll_at.min(now + self.config.poll_interval / 4);
@@ -310,8 +406,11 @@ impl Sender {
         if self.over {
             return None;
         }
-        let (symbol, repair) = self.next_symbol()?;
-        let payload_bytes = self.geometry.payload_bytes(symbol);
+        let next = self.next()?;
+        let payload_bytes = match next {
+            Next::First(symbol) | Next::Named(symbol) => self.geometry.payload_bytes(symbol),
+            Next::Parity { block, .. } => self.geometry.parity_bytes(block),
+        };
         self.rate.fill(now);
         if !self.rate.take(u32::from(payload_bytes) + FRAME_OVERHEAD_BYTES) {
             return None;
@@ -324,106 +423,84 @@ impl Sender {
         };
         self.sequence = sequence;
         self.sent_bytes += u64::from(payload_bytes);
+        let (carried, content) = match next {
+            Next::First(symbol) => {
+                self.requests.sent_first(sequence);
+                self.firsts = self.firsts.saturating_add(1);
+                self.offered_at = now;
+                (Carried::Symbol(symbol), Content::Stream { offset: self.geometry.offset(symbol) })
+            }
+            Next::Named(symbol) => {
+                self.requests.sent_again(symbol, sequence);
+                (Carried::Symbol(symbol), Content::Stream { offset: self.geometry.offset(symbol) })
+            }
+            Next::Parity { block, index, count } => {
+                self.deficits.sent(block, sequence);
+                (Carried::Parity { block, index }, Content::Parity { block, index, count })
+            }
+        };
+        let repair = !matches!(next, Next::First(_));
         if repair {
-            self.requests.sent_again(symbol, sequence);
             self.repaired_symbols += 1;
             self.firsts = 0;
-        } else {
-            self.requests.sent_first(sequence);
-            self.firsts = self.firsts.saturating_add(1);
-            self.offered_at = now;
         }
         let last = self.requests.sent_through() == self.geometry.symbols();
-        let ended = last && self.requests.repairs() == 0;
-        let poll = ended || self.poll_at <= now;
+        let ended = last && !self.has_repairs();
+        let poll = ended || self.is_time_to_ask(now);
         if poll {
             self.ask_by_frame(ended, now);
         }
         // A repair is flagged by its pass, and the first repairs come with the second.
         let pass = if repair { u8::try_from(self.pass).unwrap_or(u8::MAX).max(2) } else { 1 };
         let header = FrameHeader {
-            flags: FrameFlags { poll, repair, last },
+            flags: FrameFlags { poll, repair, last, spent: ended },
             pass,
             key_id: self.announcement.key_id,
             session: self.announcement.session,
             epoch: (self.announcement.epoch & u64::from(u32::MAX)) as u32,
             sequence,
-            symbol,
+            carried,
             payload_bytes,
             send_time: (now.0 / 16 % (1 << 16)) as u16,
         };
-        Some(Frame { header, offset: self.geometry.offset(symbol) })
+        Some(Frame { header, content })
     }
 
-    /// The symbol to send next, and whether it is a repair.
-    fn next_symbol(&self) -> Option<(u32, bool)> {
+    /// What to send next: repairs of the first blocks first.
+    fn next(&self) -> Option<Next> {
         let first = Some(self.requests.sent_through()).filter(|symbol| *symbol < self.available);
-        let repair_due = first.is_none() || self.firsts + 1 >= self.config.repair_every;
-        let repair = self.requests.first_repair().filter(|_| repair_due);
-        repair.map(|symbol| (symbol, true)).or(first.map(|symbol| (symbol, false)))
-    }
-
-    fn has_data(&self) -> bool {
-        self.requests.sent_through() < self.available || self.requests.repairs() > 0
-    }
-
-    /// The frame that was just numbered asks.
-    fn ask_by_frame(&mut self, ended: bool, now: Timestamp) {
-        self.members.asked();
-        self.open_round(self.config.reply_window, now);
-        self.quiet_interval = self.config.reply_window + self.config.reply_hold;
-        self.poll_at = now + if ended { self.quiet_interval } else { self.config.poll_interval };
-        // A member may hear the frames and have answered its share of flags; by name it always answers.
-        let suspects = self.members.suspects();
-        if !suspects.is_empty() {
-            self.push_poll(&suspects, self.config.reply_window);
+        let repair_due = match self.config.repair {
+            Repair::InStream => first.is_none() || self.firsts + 1 >= self.config.repair_every,
+            Repair::EndOfPass => first.is_none(),
+        };
+        if !repair_due {
+            return first.map(Next::First);
+        }
+        let named = self.requests.first_repair();
+        let parity = self.deficits.first();
+        let named_block = named.and_then(|symbol| self.geometry.block_of(symbol));
+        match (named, parity) {
+            (Some(symbol), Some((block, ..))) if named_block.is_none_or(|named| named <= block) => {
+                Some(Next::Named(symbol))
+            }
+            (_, Some((block, sent, pending))) => {
+                let parity_symbols = self.geometry.parity_symbols().max(1);
+                // When all parity was sent it begins anew; who still lacks much names what it lacks.
+                let index = sent % parity_symbols;
+                let count = u8::try_from(pending.min(parity_symbols - index)).unwrap_or(u8::MAX);
+                Some(Next::Parity { block, index: u8::try_from(index).unwrap_or(u8::MAX), count })
+            }
+            (Some(symbol), None) => Some(Next::Named(symbol)),
+            (None, None) => first.map(Next::First),
         }
     }
 
-    fn ask_by_message(&mut self, now: Timestamp) {
-        let waiting = self.members.waiting();
-        let members = u32::try_from(waiting.len()).unwrap_or(u32::MAX);
-        let reply_window = REPLY_WINDOW_PER_MEMBER
-            .saturating_mul(members)
-            .clamp(self.config.reply_window.min(REPLY_WINDOW_MAX), REPLY_WINDOW_MAX);
-        self.push_poll(&waiting, reply_window);
-        self.members.asked();
-        self.open_round(reply_window, now);
-        let stalled = self.requests.sent_through() < self.geometry.symbols();
-        let interval_max = if stalled { self.config.stall_poll_interval_max } else { self.config.poll_interval_max };
-        self.quiet_interval = (self.quiet_interval * 3 / 2).min(interval_max);
-        self.poll_at = now + self.quiet_interval.max(reply_window + self.config.reply_hold);
+    fn has_repairs(&self) -> bool {
+        self.requests.repairs() > 0 || !self.deficits.is_spent()
     }
 
-    fn push_poll(&mut self, asked: &[ServerId], reply_window: Duration) {
-        self.polls = self.polls.saturating_add(1);
-        self.recent_polls.push_front((self.polls, self.sequence));
-        self.recent_polls.truncate(POLLS_KEPT);
-        let complete = self.members.complete();
-        self.outputs.push_back(Output::Multicast(Message::Poll(Poll {
-            session: self.announcement.session,
-            poll: self.polls,
-            pass: u8::try_from(self.pass).unwrap_or(u8::MAX),
-            sent_through: self.requests.sent_through(),
-            reply_window_micros: u32::try_from(reply_window.as_micros()).unwrap_or(u32::MAX),
-            roll: Roll::of(complete.iter(), asked.iter()),
-        })));
-    }
-
-    /// Announces, and again after growing intervals.
-    fn announce_anew(&mut self, now: Timestamp) {
-        self.push_announcement();
-        self.announce = Some((now + self.config.announce_interval, self.config.announce_interval));
-    }
-
-    fn push_announcement(&mut self) {
-        self.outputs.push_back(Output::Multicast(Message::Announce {
-            session: self.announcement.session,
-            ticket: self.announcement.ticket.clone(),
-            table_bytes: self.announcement.table_bytes,
-            symbol_bytes: self.geometry.symbol_bytes(),
-            epoch: self.announcement.epoch,
-        }));
+    fn has_data(&self) -> bool {
+        self.requests.sent_through() < self.available || self.has_repairs()
     }
 
     /// What to do next, until `None`.
@@ -453,7 +530,7 @@ impl Sender {
     /// When there is enough in the bucket for the frames of one wake-up.
     fn frames_at(&self) -> Timestamp {
         let firsts = self.available.saturating_sub(self.requests.sent_through());
-        let left = u64::from(firsts) + u64::from(self.requests.repairs());
+        let left = u64::from(firsts) + u64::from(self.requests.repairs()) + u64::from(self.deficits.pending());
         let at_once = (u64::from(self.config.rate.burst_frames_max) / WAKE_SHARE).clamp(1, left.max(1));
         self.rate.ready_at(at_once * u64::from(u32::from(self.geometry.symbol_bytes()) + FRAME_OVERHEAD_BYTES))
     }
@@ -466,7 +543,10 @@ impl Sender {
         if let Some((at, interval)) = self.announce.filter(|_| self.members.anyone_unheard())
             && at <= now
         {
-            let interval = (interval * 4).min(self.config.announce_interval_max);
+            let interval_max = self.config.announce_interval_max;
+            // Of many, most are not heard before their acknowledgement.
+            let interval_max = if self.large().is_some() { interval_max * 10 } else { interval_max };
+            let interval = (interval * 4).min(interval_max);
             self.announce = Some((now + interval, interval));
             self.push_announcement();
         }
@@ -491,6 +571,12 @@ impl Sender {
     }
 
     fn finish_if_done(&mut self, now: Timestamp) {
+        if !self.over
+            && let Some(server) = self.members.take_back(self.geometry.symbols())
+            && self.members.fail(server, Failure::Straggling)
+        {
+            self.outputs.push_back(Output::MemberFailed(server, Failure::Straggling));
+        }
         if self.over || self.members.anyone_waits() {
             return;
         }

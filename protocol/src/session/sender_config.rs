@@ -4,11 +4,29 @@ use std::time::Duration;
 
 use super::rate::RateConfig;
 
+/// When what members ask for is sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Repair {
+    /// Within the stream, so that the end covers little more than the last losses.
+    InStream,
+    /// After the whole object was sent, and then pass by pass: 002's scheme. Members are asked only at
+    /// the end of a pass, so the rate moves only then.
+    EndOfPass,
+}
+
 /// The times and limits of a sender.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SenderConfig {
     /// How fast frames are sent.
     pub rate: RateConfig,
+    /// Whether lost symbols are mended by parity, which mends different losses at once. Default true.
+    /// False, with [`Repair::EndOfPass`], is 002's scheme: named frames are sent again.
+    pub fec: bool,
+    /// When repairs are sent. Default [`Repair::InStream`].
+    pub repair: Repair,
+    /// How many passes in a row may bring a member nothing of what it asks for, before it is left to
+    /// unicast. When that is so of all that are not complete, the session ends. Default 10, as in 002.
+    pub fruitless_passes_max: u32,
     /// How often a frame asks for reports during the first pass and long repair passes. Default
     /// 50 ms: at 50 MB/s a report that can name some 250 gaps then covers 1,800 frames.
     pub poll_interval: Duration,
@@ -46,6 +64,9 @@ impl Default for SenderConfig {
     fn default() -> Self {
         Self {
             rate: RateConfig::default(),
+            fec: true,
+            repair: Repair::InStream,
+            fruitless_passes_max: 10,
             poll_interval: Duration::from_millis(50),
             reply_window: Duration::from_millis(1),
             reply_hold: Duration::from_millis(5),

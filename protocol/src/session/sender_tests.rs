@@ -14,7 +14,14 @@ fn at(millis: u64) -> Timestamp {
 fn sender(members: usize, symbols: u64) -> Sender {
     let bytes = symbols * u64::from(SYMBOL_BYTES);
     let geometry = Geometry::new(bytes, SYMBOL_BYTES).expect("fits");
-    Sender::new(SenderConfig::default(), announcement(), geometry, (0..members).map(id), bytes, at(0))
+    Sender::new(
+        SenderConfig { fec: false, ..SenderConfig::default() },
+        announcement(),
+        geometry,
+        (0..members).map(id),
+        bytes,
+        at(0),
+    )
 }
 
 fn outputs(sender: &mut Sender) -> Vec<SenderOutput> {
@@ -26,7 +33,17 @@ fn frames(sender: &mut Sender, now: Timestamp) -> Vec<FrameHeader> {
 }
 
 fn status(highest: u32, held: u32, missing: Vec<(u32, u32)>) -> Status {
-    Status { session: SESSION, poll: 0, received: u64::from(held), highest, held, missing, complete: false }
+    Status {
+        session: SESSION,
+        poll: 0,
+        received: u64::from(held),
+        highest,
+        held,
+        missing,
+        deficits: vec![],
+        more: false,
+        complete: false,
+    }
 }
 
 fn complete(symbols: u32) -> Status {
@@ -94,13 +111,17 @@ fn the_last_frame_of_what_there_is_to_send_asks_for_reports() {
     let mut sender = sender(1, 3);
     let flags: Vec<_> = frames(&mut sender, at(0)).iter().map(|header| header.flags).collect();
     let none = FrameFlags::default();
-    assert_eq!(flags, vec![none, none, FrameFlags { poll: true, repair: false, last: true }]);
+    assert_eq!(flags, vec![none, none, FrameFlags { poll: true, repair: false, last: true, spent: true }]);
     assert_eq!(sender.handle_status(id(0), &status(3, 1, vec![(0, 1), (2, 1)]), at(1)), Ok(()));
     let repairs = frames(&mut sender, at(1));
-    let seen: Vec<_> = repairs.iter().map(|header| (header.symbol, header.pass, header.sequence)).collect();
-    assert_eq!(seen, vec![(0, 2, 4), (2, 2, 5)], "the only member answered, so nothing is held back");
-    assert_eq!(repairs[0].flags, FrameFlags { poll: false, repair: true, last: true });
-    assert_eq!(repairs[1].flags, FrameFlags { poll: true, repair: true, last: true });
+    let seen: Vec<_> = repairs.iter().map(|header| (header.carried, header.pass, header.sequence)).collect();
+    assert_eq!(
+        seen,
+        vec![(Carried::Symbol(0), 2, 4), (Carried::Symbol(2), 2, 5)],
+        "the only member answered, so nothing is held back"
+    );
+    assert_eq!(repairs[0].flags, FrameFlags { poll: false, repair: true, last: true, spent: false });
+    assert_eq!(repairs[1].flags, FrameFlags { poll: true, repair: true, last: true, spent: true });
 }
 
 #[test]
@@ -226,4 +247,49 @@ fn one_wake_up_sends_several_frames() {
     let mut wakes = 0_u32;
     run(&mut sender, at(0) + Duration::from_millis(20), |_, _, _, _| wakes += 1);
     assert!(wakes < 60, "{wakes} wake-ups for 700 frames");
+}
+
+#[test]
+fn at_the_end_of_pass_setting_nothing_is_repeated_or_asked_before_the_whole_object_was_sent() {
+    for (repair, repeats_at_once) in [(Repair::EndOfPass, false), (Repair::InStream, true)] {
+        let bytes = 5_000 * u64::from(SYMBOL_BYTES);
+        let geometry = Geometry::new(bytes, SYMBOL_BYTES).expect("fits");
+        let config = SenderConfig { fec: false, repair, ..SenderConfig::default() };
+        let mut sender = Sender::new(config, announcement(), geometry, [id(0)], bytes, at(0));
+        let (mut early, mut late, mut asked) = (0, 0, 0);
+        run(&mut sender, at(200), |sender, now, _, frames| {
+            for header in frames {
+                let is_early = !header.flags.last;
+                early += u32::from(header.flags.repair && is_early);
+                late += u32::from(header.flags.repair && !is_early);
+                asked += u32::from(header.flags.poll && is_early);
+                if header.sequence == 300 || header.flags.poll {
+                    let missing = if header.pass == 1 { vec![(7, 3)] } else { vec![] };
+                    assert_eq!(sender.handle_status(id(0), &status(header.sequence, 200, missing), now), Ok(()));
+                }
+            }
+        });
+        assert_eq!((early > 0, asked > 0), (repeats_at_once, repeats_at_once), "{repair:?}");
+        assert!(repeats_at_once || late > 0, "{repair:?}");
+    }
+}
+
+#[test]
+fn a_block_is_sent_as_much_parity_as_the_member_needs_that_lacks_most_of_it() {
+    let bytes = 64 * u64::from(SYMBOL_BYTES);
+    let geometry = Geometry::new(bytes, SYMBOL_BYTES).expect("fits");
+    let mut sender = Sender::new(SenderConfig::default(), announcement(), geometry, (0..3).map(id), bytes, at(0));
+    assert_eq!(frames(&mut sender, at(0)).len(), 64);
+    for (member, lacking) in [(0, 2), (1, 5), (2, 3)] {
+        let lacks = Status { deficits: vec![(0, lacking)], ..status(64, 64 - lacking, vec![]) };
+        assert_eq!(sender.handle_status(id(member), &lacks, at(1)), Ok(()));
+    }
+    let sent: Vec<_> = std::iter::from_fn(|| sender.poll_frame(at(20))).collect();
+    let carried: Vec<_> = sent.iter().map(|frame| frame.header.carried).collect();
+    // Five, and one for what will be lost of them.
+    assert_eq!(carried, (0..6).map(|index| Carried::Parity { block: 0, index }).collect::<Vec<_>>());
+    assert_eq!(sent[0].content, Content::Parity { block: 0, index: 0, count: 6 });
+    assert!(sent.iter().all(|frame| frame.header.pass == 2 && frame.header.flags.repair));
+    let spent: Vec<_> = sent.iter().map(|frame| frame.header.flags.spent).collect();
+    assert_eq!(spent, [vec![false; 5], vec![true]].concat());
 }

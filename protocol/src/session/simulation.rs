@@ -1,9 +1,12 @@
-//! One leader and its members on a simulated segment: virtual time, seeded loss, reordering,
-//! duplication, death and late arrival. What the session promises on it is in `promises`.
+//! One leader and its members on a simulated segment: virtual time, seeded loss (each member's own,
+//! common, in bursts), reordering, duplication, death and late arrival. What the session promises on it
+//! is in `promises` and `scale`; `examples/session-table.rs` prints figures of it.
 //!
-//! Checked at every step of every run: a sequence is never used twice, no symbol is repeated without
-//! a justified request, nobody is complete whose driver did not confirm, and no member's driver is
-//! told of completeness with wrong data.
+//! Checked at every step of every run: a sequence is never used twice, no symbol is repeated and no
+//! parity sent without a justified request, no block is restored of less than it takes, nobody is
+//! complete whose driver did not confirm, and no member's driver is told of completeness with wrong data.
+//!
+//! Drivers write and restore in name only; that the code restores is `codec`'s to show.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
@@ -17,9 +20,14 @@ use common::time::{Timestamp, WallTime};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng as _, SeedableRng as _};
 
+use super::codec::Restoration;
 use super::*;
 
 pub(super) const SESSION: u32 = 77;
+/// Headers of Ethernet, IPv4 and UDP below a datagram, in bytes.
+const BELOW_BYTES: u64 = 42;
+/// About what credential, counters, signature and tag add to a message on the control channel.
+const ENVELOPE_BYTES: u64 = 350;
 
 /// A segment and what goes wrong on it.
 #[derive(Debug, Clone)]
@@ -32,8 +40,17 @@ pub(super) struct Plan {
     pub(super) jitter: Duration,
     /// Each member loses its own datagrams.
     pub(super) loss_ppm: u32,
+    /// One member loses so much instead.
+    pub(super) straggler: Option<(usize, u32)>,
+    pub(super) second_straggler: Option<(usize, u32)>,
+    /// So many frames in a row are lost at once; the share of loss stays.
+    pub(super) burst: u32,
     /// All lose the same frames.
     pub(super) shared_loss_ppm: u32,
+    /// Each restoration fails with this chance.
+    pub(super) restore_fails_ppm: u32,
+    /// The member hears what is said and not one frame.
+    pub(super) deaf: Option<usize>,
     pub(super) duplicate_ppm: u32,
     /// So many announcements reach nobody.
     pub(super) announcements_lost: u32,
@@ -62,7 +79,12 @@ impl Plan {
             latency: Duration::from_micros(100),
             jitter: Duration::ZERO,
             loss_ppm: 0,
+            straggler: None,
+            second_straggler: None,
+            burst: 1,
             shared_loss_ppm: 0,
+            restore_fails_ppm: 0,
+            deaf: None,
             duplicate_ppm: 0,
             announcements_lost: 0,
             verify: Duration::from_micros(200),
@@ -94,9 +116,20 @@ pub(super) struct Outcome {
     pub(super) announcements: u32,
     pub(super) polls: u32,
     pub(super) statuses: u32,
+    /// Reports that reached the leader besides the first acknowledgement of each member.
+    pub(super) feedback: u32,
+    /// Bytes that the leader put on the wire, headers and messages included.
+    pub(super) wire_bytes: u64,
+    /// Bytes of the object.
+    pub(super) bytes: u64,
 }
 
 impl Outcome {
+    /// Bytes on the wire over bytes of the object.
+    pub(super) fn sent_ratio(&self) -> f64 {
+        self.wire_bytes as f64 / self.bytes as f64
+    }
+
     pub(super) fn all_complete(&self, members: usize) -> bool {
         self.failed.is_empty() && self.completed_at.len() == members && self.stats.complete.len() == members
     }
@@ -105,7 +138,10 @@ impl Outcome {
 #[derive(Debug, Clone)]
 enum Event {
     Frame(usize, FrameHeader),
+    /// To all at the same moment; each loses it or not.
+    FrameToAll(FrameHeader),
     ToMember(usize, Message),
+    ToAll(Message),
     ToLeader(usize, Message),
     Verified(usize),
     Available(u64),
@@ -119,7 +155,10 @@ struct Driver {
     receiver: Option<Receiver>,
     /// Frames that came before the announcement.
     early: VecDeque<FrameHeader>,
-    written: BTreeSet<u32>,
+    written: RangeSet,
+    parity: BTreeMap<u32, BTreeSet<u8>>,
+    /// So many of the next frames are lost.
+    burst_left: u32,
     verified: bool,
     listening: bool,
     dead: bool,
@@ -137,8 +176,13 @@ struct Segment {
     wake_leader_at: Option<Timestamp>,
     now: Timestamp,
     chance: ChaCha8Rng,
-    sequences: BTreeSet<u32>,
+    sequences: RangeSet,
     last_sent: BTreeMap<u32, u32>,
+    /// Sequences of the parity of each block, and how many may rightly be sent.
+    parity_sent: BTreeMap<u32, Vec<u32>>,
+    parity_due: BTreeMap<u32, u32>,
+    wire_bytes: u64,
+    feedback: u32,
     /// Symbols that a member rightly asked for since they were last sent.
     asked: BTreeSet<u32>,
     poll_sequences: BTreeMap<u32, u32>,
@@ -198,7 +242,7 @@ impl Segment {
             Timestamp::ZERO,
         );
         let mut segment = Self {
-            geometry,
+            geometry: *sender.geometry(),
             sender,
             members: (0..plan.members).map(|n| Driver { listening: n < present, ..Driver::default() }).collect(),
             events: BTreeMap::new(),
@@ -206,8 +250,12 @@ impl Segment {
             wake_leader_at: None,
             now: Timestamp::ZERO,
             chance: ChaCha8Rng::seed_from_u64(plan.seed),
-            sequences: BTreeSet::new(),
+            sequences: RangeSet::new(),
             last_sent: BTreeMap::new(),
+            parity_sent: BTreeMap::new(),
+            parity_due: BTreeMap::new(),
+            wire_bytes: 0,
+            feedback: 0,
             asked: BTreeSet::new(),
             poll_sequences: BTreeMap::new(),
             announcements: 0,
@@ -239,9 +287,35 @@ impl Segment {
         self.chance.next_u64() % 1_000_000 < u64::from(ppm)
     }
 
-    /// Puts a datagram on the wire to one receiver: lost, late, or twice.
-    fn transmit(&mut self, event: &Event) {
-        if self.happens(self.plan.loss_ppm) {
+    /// Whether a member loses what comes next.
+    fn loses(&mut self, member: usize) -> bool {
+        let stragglers = self.plan.straggler.into_iter().chain(self.plan.second_straggler);
+        let own = stragglers.filter(|(straggler, _)| *straggler == member).map(|(_, loss_ppm)| loss_ppm).next();
+        let loss_ppm = own.unwrap_or(self.plan.loss_ppm);
+        if self.plan.burst <= 1 {
+            return self.happens(loss_ppm);
+        }
+        if self.members[member].burst_left > 0 {
+            self.members[member].burst_left -= 1;
+            return true;
+        }
+        // A burst begins so rarely among what is heard that the share of loss comes out.
+        let starts_ppm = u64::from(loss_ppm) * 1_000_000 / u64::from(self.plan.burst) / u64::from(1_000_000 - loss_ppm);
+        if self.happens(starts_ppm as u32) {
+            self.members[member].burst_left = self.plan.burst - 1;
+            return true;
+        }
+        false
+    }
+
+    /// Whether all hear what is sent at the same moment.
+    fn is_simultaneous(&self) -> bool {
+        self.plan.jitter == Duration::ZERO && self.plan.duplicate_ppm == 0
+    }
+
+    /// Puts a datagram on the wire to or from one member: lost, late, or twice.
+    fn transmit(&mut self, member: usize, event: &Event) {
+        if self.loses(member) {
             return;
         }
         let copies = 1 + u32::from(self.happens(self.plan.duplicate_ppm));
@@ -263,7 +337,10 @@ impl Segment {
         }
         Outcome {
             symbols: self.geometry.symbols(),
-            frames: self.sequences.len() as u32,
+            frames: self.sequences.count(),
+            feedback: self.feedback,
+            wire_bytes: self.wire_bytes,
+            bytes: self.plan.bytes,
             stats: self.finished.take().expect("just finished"),
             completed_at: self.completed_at,
             failed: self.failed,
@@ -283,16 +360,20 @@ impl Segment {
 
     fn handle(&mut self, event: Event) {
         match event {
-            Event::Frame(member, header) => {
-                if !self.is_dead(member) && self.members[member].listening {
-                    self.deliver_frame(member, header);
-                    self.serve_member(member);
+            Event::Frame(member, header) => self.frame_arrives(member, header),
+            Event::FrameToAll(header) => {
+                for member in 0..self.members.len() {
+                    if !self.loses(member) {
+                        self.frame_arrives(member, header);
+                    }
                 }
             }
-            Event::ToMember(member, message) => {
-                if !self.is_dead(member) && self.members[member].listening {
-                    self.deliver_message(member, &message);
-                    self.serve_member(member);
+            Event::ToMember(member, message) => self.message_arrives(member, &message),
+            Event::ToAll(message) => {
+                for member in 0..self.members.len() {
+                    if !self.loses(member) {
+                        self.message_arrives(member, &message);
+                    }
                 }
             }
             Event::Verified(member) => {
@@ -316,6 +397,9 @@ impl Segment {
             Event::ToLeader(member, message) => {
                 if let Message::Status(status) = &message {
                     self.statuses += 1;
+                    if !status.complete || self.completed_at.contains_key(&id(member)) {
+                        self.feedback += 1;
+                    }
                     self.note_request(status);
                     let taken = self.sender.handle_status(id(member), status, self.now);
                     assert_eq!(taken, Ok(()), "seed {}: an honest report", self.plan.seed);
@@ -341,12 +425,33 @@ impl Segment {
         }
     }
 
+    fn frame_arrives(&mut self, member: usize, header: FrameHeader) {
+        if !self.is_dead(member) && self.members[member].listening && self.plan.deaf != Some(member) {
+            self.deliver_frame(member, header);
+            self.serve_member(member);
+        }
+    }
+
+    fn message_arrives(&mut self, member: usize, message: &Message) {
+        if !self.is_dead(member) && self.members[member].listening {
+            self.deliver_message(member, message);
+            self.serve_member(member);
+        }
+    }
+
     fn note_request(&mut self, status: &Status) {
         let chance = status.highest.max(self.poll_sequences.get(&status.poll).copied().unwrap_or(0));
         for (first, count) in &status.missing {
             let rightly = self.last_sent.range(*first..first + count).filter(|(_, sequence)| **sequence <= chance);
             let symbols: Vec<u32> = rightly.map(|(symbol, _)| *symbol).collect();
             self.asked.extend(symbols);
+        }
+        for (block, deficit) in &status.deficits {
+            let sent =
+                self.parity_sent.get(block).map_or(0, |sent| sent.partition_point(|sequence| *sequence <= chance));
+            let due = self.parity_due.entry(*block).or_default();
+            // What it lacks, and for what will be lost of that as much again at most.
+            *due = (*due).max(sent as u32 + 2 * deficit + 2);
         }
     }
 
@@ -369,18 +474,45 @@ impl Segment {
     fn send_frame(&mut self, frame: &Frame) {
         let seed = self.plan.seed;
         let header = frame.header;
-        assert!(self.sequences.insert(header.sequence), "seed {seed}: sequence {} used twice", header.sequence);
+        assert!(
+            self.sequences.insert(header.sequence..header.sequence + 1) == 1,
+            "seed {seed}: sequence {} used twice",
+            header.sequence
+        );
         let datagram = [&header.encode()[..], &vec![0; usize::from(header.payload_bytes) + TAG_BYTES]].concat();
         assert_eq!(FrameHeader::decode(&datagram).map(|(read, _)| read), Ok(header));
-        assert_eq!(frame.offset, self.geometry.offset(header.symbol));
         assert_eq!((header.session, header.epoch, header.key_id), (SESSION, 5, 4));
-        let before = self.last_sent.insert(header.symbol, header.sequence);
-        assert_eq!(before.is_some(), header.flags.repair, "seed {seed}: a repair is a symbol that was sent before");
-        let asked = self.asked.remove(&header.symbol);
-        assert!(asked || before.is_none(), "seed {seed}: symbol {} repeated, nobody rightly asked", header.symbol);
-        if !self.happens(self.plan.shared_loss_ppm) {
+        match header.carried {
+            Carried::Symbol(symbol) => {
+                assert_eq!(frame.content, Content::Stream { offset: self.geometry.offset(symbol) });
+                let before = self.last_sent.insert(symbol, header.sequence);
+                assert_eq!(
+                    before.is_some(),
+                    header.flags.repair,
+                    "seed {seed}: a repair is a symbol that was sent before"
+                );
+                let asked = self.asked.remove(&symbol);
+                assert!(asked || before.is_none(), "seed {seed}: symbol {symbol} repeated, nobody rightly asked");
+            }
+            Carried::Parity { block, index } => {
+                let sent = self.parity_sent.entry(block).or_default();
+                sent.push(header.sequence);
+                let due = self.parity_due.get(&block).copied().unwrap_or(0);
+                assert!(sent.len() as u32 <= due, "seed {seed}: parity of block {block} that nobody rightly asked for");
+                let Content::Parity { block: of, index: which, count } = frame.content else { panic!("{frame:?}") };
+                assert_eq!((of, which), (block, index));
+                assert!(count > 0 && u32::from(index) + u32::from(count) <= self.geometry.parity_symbols());
+            }
+        }
+        self.wire_bytes += datagram.len() as u64 + BELOW_BYTES;
+        if self.happens(self.plan.shared_loss_ppm) {
+            return;
+        }
+        if self.is_simultaneous() {
+            self.schedule(self.now + self.plan.latency, Event::FrameToAll(header));
+        } else {
             for member in 0..self.members.len() {
-                self.transmit(&Event::Frame(member, header));
+                self.transmit(member, &Event::Frame(member, header));
             }
         }
     }
@@ -406,8 +538,11 @@ impl Segment {
     }
 
     fn multicast(&mut self, message: &Message) {
+        let body = postcard::to_stdvec(message).expect("it can be written").len() as u64;
+        self.wire_bytes += body + ENVELOPE_BYTES + BELOW_BYTES;
         match message {
             Message::Announce { .. } => {
+                self.wire_bytes += 16 * self.members.len() as u64;
                 self.announcements += 1;
                 if self.announcements <= self.plan.announcements_lost {
                     return;
@@ -416,12 +551,16 @@ impl Segment {
             Message::Poll(poll) => {
                 self.polls += 1;
                 assert_eq!(poll.poll, self.polls, "polls count from 1");
-                self.poll_sequences.insert(poll.poll, self.sequences.last().copied().unwrap_or(0));
+                self.poll_sequences.insert(poll.poll, self.sequences.count());
             }
-            Message::Close { .. } | Message::Status(_) | Message::Decline { .. } => (),
+            Message::Close { .. } | Message::Status(_) | Message::Decline { .. } | Message::Plan { .. } => (),
+        }
+        if self.is_simultaneous() {
+            self.schedule(self.now + self.plan.latency, Event::ToAll(message.clone()));
+            return;
         }
         for member in 0..self.members.len() {
-            self.transmit(&Event::ToMember(member, message.clone()));
+            self.transmit(member, &Event::ToMember(member, message.clone()));
         }
     }
 
@@ -434,9 +573,15 @@ impl Segment {
         };
         match receiver.handle_frame(&header, usize::from(header.payload_bytes), self.now) {
             Ok(Accepted::Symbol(symbol)) => {
-                assert!(driver.written.insert(symbol), "a symbol is accepted once");
+                assert_eq!(driver.written.insert(symbol..symbol + 1), 1, "a symbol is accepted once");
             }
-            Ok(Accepted::Duplicate) => assert!(driver.written.contains(&header.symbol)),
+            Ok(Accepted::Parity { block, index }) => {
+                driver.parity.entry(block).or_default().insert(index);
+            }
+            Ok(Accepted::Duplicate) => match header.carried {
+                Carried::Symbol(symbol) => assert!(driver.written.contains(symbol)),
+                Carried::Parity { .. } => (),
+            },
             Err(Refused::Over) => (),
             Err(refused) => panic!("seed {}: an honest frame: {refused}", self.plan.seed),
         }
@@ -444,21 +589,25 @@ impl Segment {
 
     fn deliver_message(&mut self, member: usize, message: &Message) {
         let now = self.now;
-        if let Message::Announce { session, .. } = message
+        if let Message::Announce { session, layout, .. } = message
             && self.members[member].receiver.is_none()
         {
             let has_it = self.plan.first_has_it && member == 0;
             let new = if has_it { Receiver::already_complete } else { Receiver::new };
             let seed = self.plan.seed ^ member as u64;
-            let receiver = new(ReceiverConfig::default(), id(member), *session, self.geometry, seed, now);
+            let config = ReceiverConfig { members: layout.members, ..ReceiverConfig::default() };
+            let geometry = Geometry::announced(self.plan.bytes, *layout).expect("fits");
+            assert_eq!(geometry, self.geometry);
+            let receiver = new(config, id(member), *session, geometry, seed, now);
             let driver = &mut self.members[member];
             driver.receiver = Some(receiver);
             if has_it {
                 driver.verified = true;
-                driver.written = (0..self.geometry.symbols()).collect();
+                driver.written.insert(0..self.geometry.symbols());
             }
             for header in std::mem::take(&mut driver.early) {
                 self.deliver_frame(member, header);
+                self.serve_member(member);
             }
         }
         if let Some(receiver) = &mut self.members[member].receiver {
@@ -475,22 +624,41 @@ impl Segment {
         if wrong {
             let count = 3.min(symbols - first);
             receiver.mark_bad(first, count, self.now);
-            (first..first + count).for_each(|symbol| assert!(driver.written.remove(&symbol)));
+            assert_eq!(driver.written.remove(first..first + count), count);
         } else {
-            assert_eq!(driver.written.len(), symbols as usize, "complete means every symbol was written");
+            assert_eq!(driver.written.count(), symbols, "complete means every symbol was written");
             driver.verified = true;
-            receiver.confirm();
+            receiver.confirm(self.now);
+        }
+    }
+
+    fn restore(&mut self, member: usize, restoration: &Restoration) {
+        let Restoration { block, missing, parity } = restoration;
+        let fails = self.happens(self.plan.restore_fails_ppm);
+        let driver = &mut self.members[member];
+        for symbol in self.geometry.block_symbols(*block) {
+            assert_eq!(driver.written.contains(symbol), !missing.contains(&symbol), "what is missing is known");
+        }
+        let kept = driver.parity.get(block).cloned().unwrap_or_default();
+        assert!(parity.iter().all(|index| kept.contains(index)), "the parity was kept");
+        assert_eq!(parity.len(), missing.len(), "as much parity as is missing");
+        let receiver = driver.receiver.as_mut().expect("it asked for it");
+        driver.parity.remove(block);
+        if fails {
+            receiver.not_restored(*block);
+        } else {
+            for symbol in missing {
+                driver.written.insert(*symbol..*symbol + 1);
+            }
+            receiver.restored(*block);
         }
     }
 
     fn serve_member(&mut self, member: usize) {
-        let mut outputs = Vec::new();
-        if let Some(receiver) = &mut self.members[member].receiver {
-            outputs.extend(std::iter::from_fn(|| receiver.poll_output()));
-        }
-        for output in outputs {
+        while let Some(output) = self.members[member].receiver.as_mut().and_then(Receiver::poll_output) {
             match output {
-                ReceiverOutput::Unicast(message) => self.transmit(&Event::ToLeader(member, message)),
+                ReceiverOutput::Unicast(message) => self.transmit(member, &Event::ToLeader(member, message)),
+                ReceiverOutput::Restore(restoration) => self.restore(member, &restoration),
                 ReceiverOutput::Complete => self.schedule(self.now + self.plan.verify, Event::Verified(member)),
                 ReceiverOutput::Abandoned => panic!("seed {}: given up by {member}", self.plan.seed),
                 ReceiverOutput::Closed { complete } => assert_eq!(complete, self.members[member].verified),

@@ -242,10 +242,27 @@ impl Lab {
     /// # Errors
     /// [`LabError`] when the kernel refuses.
     pub fn set_lan_rate(&self, segment: u8, rate: Option<Rate>) -> Result<(), LabError> {
-        (1..=self.spec.servers).try_for_each(|server| {
-            self.set_rate(Host::Server(segment, server), "eth0", rate)?;
-            self.set_rate(Host::Router(segment), &format!("w{server}"), rate)
-        })
+        (1..=self.spec.servers).try_for_each(|server| self.set_server_rate(segment, server, rate))
+    }
+
+    /// Sets the rate of one server's link to its LAN in both directions.
+    ///
+    /// # Errors
+    /// [`LabError`] when the kernel refuses.
+    pub fn set_server_rate(&self, segment: u8, server: u8, rate: Option<Rate>) -> Result<(), LabError> {
+        self.set_rate(Host::Server(segment, server), "eth0", rate)?;
+        self.set_rate(Host::Router(segment), &format!("w{server}"), rate)
+    }
+
+    /// Whether a server's link takes several datagrams in one piece. A piece counts as one datagram
+    /// where datagrams are lost or counted, so it is switched off where either is to be true.
+    ///
+    /// # Errors
+    /// [`LabError`] when the kernel refuses, or `ethtool` is missing.
+    pub fn set_segmentation_offload(&self, server: Host, on: bool) -> Result<(), LabError> {
+        let state = if on { "on" } else { "off" };
+        let settings = ["-K", "eth0", "tx-udp-segmentation", state];
+        inside(&self.namespace(server), "ethtool", &settings, "").map(drop)
     }
 
     fn set_rate(&self, host: Host, interface: &str, rate: Option<Rate>) -> Result<(), LabError> {
@@ -266,24 +283,50 @@ impl Lab {
         run("tc", &args, "").map(drop)
     }
 
+    /// Leaves a server its LAN only: whoever asks a name server there is told at once that there is
+    /// none, and does not wait for it.
+    ///
+    /// # Errors
+    /// [`LabError`] when the kernel refuses.
+    pub fn keep_in_lan(&self, server: Host) -> Result<(), LabError> {
+        let lines = "route replace unreachable default\nroute replace 224.0.0.0/4 dev eth0\n";
+        ip_batch(Some(&self.namespace(server)), lines)
+    }
+
     /// Sets the share of multicast datagrams that a server loses, 0 to 1.
     ///
     /// # Errors
     /// [`LabError`] when the kernel refuses.
     pub fn set_loss(&self, server: Host, loss: Option<f64>) -> Result<(), LabError> {
-        let namespace = self.namespace(server);
-        let mut rules = "table inet pressrun_loss\ndelete table inet pressrun_loss\n".to_owned();
-        if let Some(loss) = loss {
+        let rule = loss.map(|loss| {
             // Rounded to whole millionths.
             #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "between 0 and 1 million")]
             let millionths = (loss.clamp(0.0, 1.0) * 1_000_000.0).round() as u32;
+            format!("numgen random mod 1000000 < {millionths} drop")
+        });
+        self.set_loss_rule(server, rule.as_deref())
+    }
+
+    /// Has a server lose `burst` multicast datagrams in a row out of every `period`. Servers with
+    /// different periods lose different ones.
+    ///
+    /// # Errors
+    /// [`LabError`] when the kernel refuses.
+    pub fn set_burst_loss(&self, server: Host, burst: u32, period: u32) -> Result<(), LabError> {
+        self.set_loss_rule(server, Some(&format!("numgen inc mod {period} < {burst} drop")))
+    }
+
+    fn set_loss_rule(&self, server: Host, rule: Option<&str>) -> Result<(), LabError> {
+        let namespace = self.namespace(server);
+        let mut rules = "table inet pressrun_loss\ndelete table inet pressrun_loss\n".to_owned();
+        if let Some(rule) = rule {
             rules += &format!(
                 "table inet pressrun_loss {{\n chain ingress {{\n\
                  type filter hook prerouting priority -300; policy accept;\n\
-                 ip daddr 224.0.0.0/4 numgen random mod 1000000 < {millionths} drop\n }}\n}}\n"
+                 ip daddr 224.0.0.0/4 {rule}\n }}\n}}\n"
             );
         }
-        if loss.is_some() || inside(&namespace, "nft", &["list", "tables"], "")?.contains("pressrun_loss") {
+        if rule.is_some() || inside(&namespace, "nft", &["list", "tables"], "")?.contains("pressrun_loss") {
             inside(&namespace, "nft", &["-f", "-"], &rules)?;
         }
         Ok(())
@@ -412,6 +455,14 @@ pub fn sweep() -> Result<(), LabError> {
         }
     }
     Ok(())
+}
+
+/// Removes the labs of this process, also those that are in use: for a process that is told to end.
+///
+/// # Errors
+/// [`LabError`] when a namespace cannot be removed.
+pub fn remove_own() -> Result<(), LabError> {
+    remove(&namespaces(&format!("{OWNED}{}-", std::process::id()))?)
 }
 
 fn namespaces(prefix: &str) -> Result<Vec<String>, LabError> {

@@ -308,8 +308,19 @@ impl ObjectStore {
     /// [`StoreError::Io`].
     pub fn put_file(&self, path: &Path, digest: Digest) -> Result<(), StoreError> {
         let file = File::open(path).map_err(StoreError::io("open", path))?;
+        self.put_file_read_by(path, digest, file)
+    }
+
+    /// As [`ObjectStore::put_file`], for a file that has its full length and is still being filled:
+    /// its bytes are verified as `reader` gives them, from the first to the last, and the reader
+    /// waits for those that are not there yet. What it has given must not change any more.
+    ///
+    /// # Errors
+    /// As [`ObjectStore::put_file`]; what the reader says is a [`StoreError::Io`].
+    pub fn put_file_read_by(&self, path: &Path, digest: Digest, reader: impl io::Read) -> Result<(), StoreError> {
+        let file = File::open(path).map_err(StoreError::io("open", path))?;
         let length = file.metadata().map_err(StoreError::io("inspect", path))?.len();
-        let table = ChunkTable::of(&file, length, chunk_bytes_for(length)).map_err(StoreError::io("read", path))?;
+        let table = ChunkTable::of(reader, length, chunk_bytes_for(length)).map_err(StoreError::io("read", path))?;
         if table.root() != digest {
             return Err(StoreError::Digest { path: path.to_owned(), expected: digest, actual: table.root() });
         }

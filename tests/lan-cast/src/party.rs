@@ -1,0 +1,177 @@
+//! A server of the segment: its keys, its channels, and the clock.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant, SystemTime};
+
+use common::credential::{Credential, Roles};
+use common::ids::{ClusterId, SegmentName, ServerId};
+use common::keys::{PublishKey, PublishKeys, SecretKey, Signed};
+use common::time::{Timestamp, WallTime};
+use lan_channel::envelope::{Opened, Opener, Sealer, SegmentKey};
+use lan_channel::sockets::{ChannelAddresses, ChannelError, Channels};
+use protocol::message::Control;
+use protocol::session::Message;
+use tokio::net::UdpSocket;
+
+use crate::PartyArguments;
+
+/// The sender's number; members begin with 1.
+pub(crate) const LEADER: u16 = 0;
+/// The epoch that the sender leads.
+pub(crate) const EPOCH: u64 = 1;
+const HOUR_MILLIS: u64 = 3_600_000;
+const CONTROL_BYTES_MAX: usize = 65_536;
+
+/// Why there is nothing to measure.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum CastError {
+    /// The segment cannot be joined.
+    #[error("the segment's channels could not be joined")]
+    Channels(#[from] ChannelError),
+    /// Something of the system failed.
+    #[error("{what} failed")]
+    System { what: &'static str, source: std::io::Error },
+    /// The object store failed.
+    #[error("the object store cannot be used")]
+    Store(#[from] transfer::store::StoreError),
+    /// The object cannot be cut into symbols.
+    #[error("the object cannot be sent")]
+    Geometry(#[from] protocol::session::GeometryError),
+}
+
+/// The id of a server by its number.
+pub(crate) fn server(number: u16) -> ServerId {
+    let mut id = [0; 16];
+    id[14..].copy_from_slice(&number.to_be_bytes());
+    ServerId(id)
+}
+
+/// The number of a server.
+pub(crate) fn number(server: ServerId) -> u16 {
+    u16::from_be_bytes([server.0[14], server.0[15]])
+}
+
+/// Counts the process's time.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Clock(Instant);
+
+impl Clock {
+    pub(crate) fn start() -> Self {
+        Self(Instant::now())
+    }
+
+    pub(crate) fn now(self) -> Timestamp {
+        Timestamp(u64::try_from(self.0.elapsed().as_micros()).unwrap_or(u64::MAX))
+    }
+
+    /// Waits; for ever without a time.
+    pub(crate) async fn sleep_until(self, at: Option<Timestamp>) {
+        match at {
+            Some(at) => {
+                let at = self.0 + Duration::from_micros(at.0);
+                tokio::time::sleep_until(tokio::time::Instant::from_std(at)).await;
+            }
+            None => std::future::pending().await,
+        }
+    }
+}
+
+pub(crate) fn wall_time() -> WallTime {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    WallTime(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+}
+
+/// One server.
+pub(crate) struct Party {
+    pub(crate) id: ServerId,
+    pub(crate) cluster: ClusterId,
+    pub(crate) segment_key: SegmentKey,
+    pub(crate) publish_key: PublishKey,
+    pub(crate) publish_keys: PublishKeys,
+    pub(crate) channels: Channels,
+    sealer: Sealer,
+    opener: Opener,
+    buffer: Vec<u8>,
+}
+
+impl Party {
+    pub(crate) fn join(arguments: &PartyArguments, number: u16) -> Result<Self, CastError> {
+        let derive = |purpose: &str, number: u16| {
+            let mut hasher = blake3::Hasher::new_derive_key("pressrun lan-cast");
+            hasher.update(arguments.word.as_bytes());
+            hasher.update(purpose.as_bytes());
+            hasher.update(&number.to_be_bytes());
+            *hasher.finalize().as_bytes()
+        };
+        let id = server(number);
+        let mut cluster = [0; 16];
+        cluster.copy_from_slice(&derive("cluster", 0)[..16]);
+        let cluster = ClusterId(cluster);
+        let segment: SegmentName = "lan".parse().expect("a good name");
+        let segment_key = SegmentKey(derive("segment", 0));
+        let publish_key = PublishKey { epoch: 1, key: SecretKey::from_bytes(&derive("publish", 0)) };
+        let publish_keys = PublishKeys { keys: vec![(1, publish_key.key.public())] };
+        let key = SecretKey::from_bytes(&derive("server", number));
+        let credential = Credential {
+            cluster,
+            server: id,
+            name: format!("w{number}").parse().expect("a good name"),
+            segment: segment.clone(),
+            roles: Roles::default(),
+            key: key.public(),
+            expires: WallTime(wall_time().0 + HOUR_MILLIS),
+        };
+        let credential = Signed::sign(&credential, &publish_key);
+        let channels = Channels::join(&arguments.interface, ChannelAddresses::of(cluster, &segment))?;
+        Ok(Self {
+            id,
+            cluster,
+            segment_key,
+            sealer: Sealer::new(key, segment_key, &credential, wall_time().0),
+            opener: Opener::new(id, cluster, segment, segment_key, publish_keys.clone()),
+            publish_key,
+            publish_keys,
+            channels,
+            buffer: vec![0; CONTROL_BYTES_MAX],
+        })
+    }
+
+    /// Says something about a session: to one, or to all.
+    pub(crate) fn say(&mut self, to: Option<SocketAddr>, message: Message) {
+        let body = postcard::to_stdvec(&Control::Session { message, transfer_port: 1 }).expect("plain data");
+        let datagram = self.sealer.seal(&body);
+        let to = to.unwrap_or(SocketAddr::V4(self.channels.addresses.control));
+        if let Err(error) = self.channels.control_unicast.try_send_to(&datagram, to) {
+            tracing::debug!(%error, "a control datagram was not sent");
+        }
+    }
+
+    /// What a control datagram says about a session, from whom, and where that server is; `None` when
+    /// none waits. Datagrams that are not believed are passed over.
+    pub(crate) fn hear(&mut self, channel: Channel) -> Option<(ServerId, SocketAddr, Message)> {
+        loop {
+            let socket = channel.of(&self.channels);
+            let (length, from) = socket.try_recv_from(&mut self.buffer).ok()?;
+            let Ok(Opened { sender, body }) = self.opener.open(&self.buffer[..length], wall_time()) else { continue };
+            if let Ok(Control::Session { message, .. }) = postcard::from_bytes(&body) {
+                return Some((sender.server, from, message));
+            }
+        }
+    }
+}
+
+/// One of the two control sockets.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Channel {
+    Multicast,
+    Unicast,
+}
+
+impl Channel {
+    fn of(self, channels: &Channels) -> &UdpSocket {
+        match self {
+            Self::Multicast => &channels.control_multicast,
+            Self::Unicast => &channels.control_unicast,
+        }
+    }
+}

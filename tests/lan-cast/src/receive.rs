@@ -1,0 +1,167 @@
+//! The receiving side: a member without an agent.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use backend_agent::receive::{Announced, Event, Receptions};
+use common::ids::ServerId;
+use lan_channel::data::FrameBatch;
+use protocol::session::Message;
+use serde_json::json;
+use tokio::sync::mpsc;
+use transfer::store::ObjectStore;
+
+use crate::party::{CastError, Channel, Clock, Party, wall_time};
+use crate::{ReceiveArguments, say};
+
+struct Member {
+    party: Party,
+    clock: Clock,
+    receptions: Receptions,
+    batch: FrameBatch,
+    objects: Arc<ObjectStore>,
+    stored: mpsc::UnboundedSender<Stored>,
+    leaders: BTreeMap<ServerId, SocketAddr>,
+    frames: usize,
+    calls: usize,
+}
+
+struct Stored {
+    session: u32,
+    result: Result<(), String>,
+}
+
+/// Receives until the process is stopped.
+pub(crate) async fn run(arguments: &ReceiveArguments) -> Result<(), CastError> {
+    let system = |what| move |source| CastError::System { what, source };
+    let party = Party::join(&arguments.party, arguments.number)?;
+    std::fs::create_dir_all(&arguments.directory).map_err(system("making the directory"))?;
+    let receptions = Receptions::new(&arguments.directory.join("spool"), party.id, party.segment_key)
+        .map_err(system("preparing the spool"))?;
+    let objects = Arc::new(ObjectStore::open(arguments.directory.join("objects"))?);
+    let (stored, mut inbox) = mpsc::unbounded_channel();
+    let mut member = Member {
+        party,
+        clock: Clock::start(),
+        receptions,
+        batch: FrameBatch::default(),
+        objects,
+        stored,
+        leaders: BTreeMap::new(),
+        frames: 0,
+        calls: 0,
+    };
+    say(&json!({ "event": "ready", "buffer_bytes": member.party.channels.data_buffer_bytes }));
+    loop {
+        member.pump();
+        let timeout = member.receptions.poll_timeout();
+        tokio::select! {
+            Some(stored) = inbox.recv() => member.stored(&stored),
+            _ = member.party.channels.control_multicast.readable() => member.control(Channel::Multicast),
+            _ = member.party.channels.control_unicast.readable() => member.control(Channel::Unicast),
+            _ = member.party.channels.data_receive.readable() => {}
+            () = member.clock.sleep_until(timeout) => {}
+        }
+        member.drain_data();
+        let now = member.clock.now();
+        if member.receptions.poll_timeout().is_some_and(|at| at <= now) {
+            member.receptions.timeout(now);
+        }
+    }
+}
+
+impl Member {
+    fn drain_data(&mut self) {
+        let now = self.clock.now();
+        let Self { party, batch, receptions, frames, calls, .. } = self;
+        loop {
+            match party.channels.data_receive.take(batch, |frame| receptions.frame(frame, now)) {
+                0 => break,
+                taken => {
+                    *frames += taken;
+                    *calls += 1;
+                }
+            }
+        }
+        receptions.settle(now);
+    }
+
+    fn control(&mut self, channel: Channel) {
+        while let Some((from, address, message)) = self.party.hear(channel) {
+            // What was sent before a message is heard before it.
+            self.drain_data();
+            self.leaders.insert(from, address);
+            let now = self.clock.now();
+            match &message {
+                Message::Announce { session, ticket, table_bytes, layout, epoch }
+                    if !self.receptions.knows(*session) =>
+                {
+                    let Ok(ticket) = ticket.verify(&self.party.publish_keys) else { continue };
+                    let is_good = ticket.cluster == self.party.cluster && ticket.expires >= wall_time();
+                    if !is_good || ticket.targets.binary_search(&self.party.id).is_err() {
+                        continue;
+                    }
+                    let here = self.objects.contains(ticket.object);
+                    let announced = Announced {
+                        session: *session,
+                        ticket,
+                        layout: *layout,
+                        table_bytes: *table_bytes,
+                        leader: from,
+                        epoch: *epoch,
+                    };
+                    if let Err(error) = self.receptions.begin(announced, here, rand::random(), now) {
+                        let reason = error.to_string();
+                        self.party.say(Some(address), Message::Decline { session: *session, reason });
+                    }
+                }
+                Message::Announce { .. }
+                | Message::Poll(_)
+                | Message::Close { .. }
+                | Message::Plan { .. }
+                | Message::Status(_)
+                | Message::Decline { .. } => self.receptions.message(from, &message, now),
+            }
+            self.pump();
+        }
+    }
+
+    fn pump(&mut self) {
+        while let Some(event) = self.receptions.poll_event() {
+            match event {
+                Event::Say { leader, message } => {
+                    let to = self.leaders.get(&leader).copied();
+                    self.party.say(to, message);
+                }
+                Event::Verify { session, ticket, path, mut growth, .. } => {
+                    let (objects, stored) = (self.objects.clone(), self.stored.clone());
+                    tokio::task::spawn_blocking(move || {
+                        let result = objects.put_file_read_by(&path, ticket.object, &mut growth);
+                        if !growth.is_abandoned() {
+                            let result = result.map_err(|error| error.to_string());
+                            // Fails only when the process ends.
+                            stored.send(Stored { session, result }).ok();
+                        }
+                    });
+                }
+                Event::Incomplete { ticket, .. } => {
+                    say(&json!({ "event": "incomplete", "object": ticket.object.to_string() }));
+                }
+            }
+        }
+    }
+
+    fn stored(&mut self, stored: &Stored) {
+        match &stored.result {
+            Ok(()) => self.receptions.confirm(stored.session, self.clock.now()),
+            Err(reason) => self.receptions.fail(stored.session, reason),
+        }
+        self.pump();
+        let overflows = self.party.channels.data_receive.overflows();
+        say(&json!({
+            "event": "stored", "verified": stored.result.is_ok(), "overflows": overflows,
+            "frames": self.frames, "calls": self.calls,
+        }));
+    }
+}
