@@ -8,4 +8,5 @@
 
 pub mod envelope;
 pub mod frames;
+pub mod replay;
 pub mod sockets;

@@ -57,9 +57,16 @@ pub enum Message {
         bytes: Vec<u8>,
     },
     /// Leader to one or all: these outcomes are known.
-    Ack(Vec<Known>),
+    Ack {
+        /// The leader's epoch: what it knew when it led before, it may have forgotten since.
+        epoch: u64,
+        /// What is known.
+        known: Vec<Known>,
+    },
     /// Leader to member: these parts are there.
     PartsHeld {
+        /// The leader's epoch.
+        epoch: u64,
         /// About what.
         assignment: AssignmentNumber,
         /// As in [`Item`].
@@ -195,6 +202,17 @@ pub enum Rejected {
         /// Who sent it.
         from: ServerId,
     },
+}
+
+/// Outcomes that one start of a server can report before its numbers reach those of the next start.
+const SERIALS_PER_BOOT_BITS: u32 = 14;
+
+/// The serial number that a start of a server begins with. Starts are numbered by boot numbers, which
+/// may follow each other by 1 when a clock goes back; serials of an earlier start must lie below, or
+/// an outcome of that start would be taken for this one's.
+#[must_use]
+pub fn first_serial(boot: u64) -> u64 {
+    boot.saturating_mul(1 << SERIALS_PER_BOOT_BITS)
 }
 
 /// Timers of the reports. One preset serves all: these waits only matter when messages are lost.

@@ -92,7 +92,7 @@ impl Leading {
             epoch,
             forward: Forward::new(identity.publish_keys.clone()),
             registrar: registration::Registrar::new(own.clone(), epoch, registration::Config::lan(), now)?,
-            collector: reports::Collector::new(reports::Config::default()),
+            collector: reports::Collector::new(epoch, reports::Config::default()),
             uplink: Uplink::start(connect, hello, events),
             active: BTreeMap::new(),
             members: Vec::new(),
@@ -105,6 +105,7 @@ impl Leading {
     pub(super) fn renew(&mut self, epoch: u64, now: Timestamp) {
         self.epoch = epoch;
         self.registrar.renew(epoch, now);
+        self.collector.renew(epoch);
         self.report_at = now;
     }
 

@@ -287,7 +287,8 @@ impl Agent {
         // Revisions and serial numbers must not fall when the agent starts again; boot numbers rise
         // faster than either can.
         let member = registration::Member::new(&info, boot, registration::Config::lan(), seeds[1])?;
-        let reporter = reports::Reporter::new(identity.server, boot, reports::Config::default(), seeds[2]);
+        let reporter =
+            reports::Reporter::new(identity.server, reports::first_serial(boot), reports::Config::default(), seeds[2]);
         let election =
             Election::new(identity.server, identity.roles, standing, epoch, election::Config::lan(), seeds[0], now);
         let sealer = Sealer::new(identity.control_key.clone(), identity.segment_key, &identity.credential, boot);
@@ -426,20 +427,20 @@ impl Agent {
     /// Sends to the whole segment.
     fn multicast(&mut self, message: &Control) {
         let to = SocketAddr::V4(self.channels.addresses.control);
-        self.send(message, to);
+        self.send(None, message, to);
     }
 
     /// Sends to one server, if it was ever heard.
     fn unicast(&mut self, server: ServerId, message: &Control) {
         match self.addresses.get(&server) {
-            Some(address) => self.send(message, *address),
-            None => self.multicast(message),
+            Some(address) => self.send(Some(server), message, *address),
+            None => self.send(Some(server), message, SocketAddr::V4(self.channels.addresses.control)),
         }
     }
 
-    fn send(&mut self, message: &Control, to: SocketAddr) {
+    fn send(&mut self, receiver: Option<ServerId>, message: &Control, to: SocketAddr) {
         let body = postcard::to_stdvec(message).expect("messages are plain data");
-        let datagram = self.sealer.seal(&body);
+        let datagram = self.sealer.seal(receiver, &body);
         if let Err(error) = self.channels.control_unicast.try_send_to(&datagram, to) {
             // Like a datagram that is lost on the way: every protocol here repeats what matters.
             tracing::debug!(%error, %to, "a control datagram was not sent");

@@ -61,8 +61,11 @@ pub struct Election {
     deposed_at: Option<Timestamp>,
     /// It resigned and does not claim until [`Election::stand`].
     retired: bool,
-    /// The last resignation heeded: an announcement that it overtook counts for nothing.
-    resigned: Option<(ServerId, u64)>,
+    /// The last resignation heeded, and until when an announcement that it overtook counts for nothing:
+    /// who resigned and lost its memory may lead a lower epoch later.
+    resigned: Option<(ServerId, u64, Timestamp)>,
+    /// A leader that is behind what this server obeyed, and since when it is heard.
+    behind: Option<(ServerId, Timestamp)>,
     /// When to ask who leads.
     query_at: Option<Timestamp>,
     queried_at: Option<Timestamp>,
@@ -101,6 +104,7 @@ impl Election {
             deposed_at: None,
             retired: false,
             resigned: None,
+            behind: None,
             query_at: Some(now),
             queried_at: None,
             state: State::Unknown { claims_at: None },
@@ -164,7 +168,9 @@ impl Election {
             Message::Announcement(announcement) => self.on_announcement(from, announcement, now),
             Message::Claim(claim) => self.on_claim(from, claim, now),
             Message::Resign { epoch } => self.on_resign(from, epoch, now),
-            Message::Query { seen } => self.on_query(from, seen, now),
+            // Who may not lead could name any epoch and use them all up: its word about them counts for
+            // nothing. It yields in the end to a leader that is behind.
+            Message::Query { seen } => self.on_query(from, if roles.leader { seen } else { 0 }, now),
         }
         self.handle_timeout(now);
         Ok(())
@@ -247,14 +253,14 @@ impl Election {
     }
 
     fn on_announcement(&mut self, from: ServerId, heard: LeaderAnnouncement, now: Timestamp) {
-        if self.resigned.is_some_and(|(leader, epoch)| leader == from && heard.epoch <= epoch) {
+        if self.resigned.is_some_and(|(leader, epoch, until)| leader == from && heard.epoch <= epoch && now < until) {
             return;
         }
         self.led_seen = self.led_seen.max(heard.epoch);
         match self.state {
             State::Leading { epoch, .. } if heard.epoch < epoch => self.hasten_announcement(),
             State::Leading { epoch, .. } if heard.epoch == epoch => self.reopen_vote(now),
-            State::Known { leader, .. } if heard.epoch < self.epoch => {
+            State::Known { leader, epoch, .. } if heard.epoch < epoch => {
                 // Of the own leader: it restarted and lost its memory. Of another: the own leader
                 // answers it.
                 if leader == from {
@@ -263,13 +269,33 @@ impl Election {
                 }
             }
             State::Known { leader, epoch, .. } if heard.epoch == epoch && leader != from => (),
-            State::Unknown { .. } | State::Conceding { .. } if heard.epoch < self.epoch => self.ask_soon(now),
+            State::Unknown { .. } | State::Conceding { .. } if heard.epoch < self.epoch => {
+                if self.yields_to(from, now) {
+                    self.follow(from, heard.epoch, now);
+                } else {
+                    self.ask_soon(now);
+                }
+            }
             State::VotingOpen { .. } if heard.epoch < self.epoch => self.hasten_claim(),
             State::Leading { .. }
             | State::Known { .. }
             | State::Unknown { .. }
             | State::Conceding { .. }
             | State::VotingOpen { .. } => self.follow(from, heard.epoch, now),
+        }
+    }
+
+    /// Whether a leader that is behind is to be followed in the end: nobody heeds what a server without
+    /// the role says about epochs, so it would be without a leader for ever when all that may lead have
+    /// lost their memory.
+    fn yields_to(&mut self, leader: ServerId, now: Timestamp) -> bool {
+        let patience = self.config.silence_max * UNANNOUNCED_SILENCES;
+        match self.behind {
+            Some((known, since)) if known == leader => !self.may_lead && now.since(since) >= patience,
+            Some(_) | None => {
+                self.behind = Some((leader, now));
+                false
+            }
         }
     }
 
@@ -324,7 +350,7 @@ impl Election {
         match self.state {
             State::Known { leader, epoch: followed, .. } if leader == from && epoch >= followed => {
                 // What it may have claimed beyond that was never led, and can be led by it later.
-                self.resigned = Some((from, followed));
+                self.resigned = Some((from, followed, now + self.config.silence_max));
                 self.lose_leader(now);
             }
             State::Conceding { to, .. } if to.server == from => self.become_unknown(now),
@@ -510,6 +536,7 @@ impl Election {
         }
         self.state = State::Known { leader, epoch, silent_at, unannounced_at };
         self.query_at = None;
+        self.behind = None;
         if before == Some((leader, epoch)) {
             return;
         }
