@@ -24,6 +24,7 @@ use common::ids::{AssignmentNumber, ServerId};
 use common::outcome::{Outcome, Report};
 use serde::{Deserialize, Serialize};
 
+use crate::election::{ConfigError, shorter};
 pub use crate::registration::Destination;
 use crate::registration::parts;
 pub use collector::Collector;
@@ -215,7 +216,7 @@ pub fn first_serial(boot: u64) -> u64 {
     boot.saturating_mul(1 << SERIALS_PER_BOOT_BITS)
 }
 
-/// Timers of the reports. One preset serves all: these waits only matter when messages are lost.
+/// Timers of the reports. They only matter when messages are lost.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
     /// The first repetition comes after a random time between this and twice this; each further one
@@ -229,13 +230,44 @@ pub struct Config {
     pub answer_spread: Duration,
 }
 
-impl Default for Config {
-    fn default() -> Self {
+impl Config {
+    /// For a local network.
+    #[must_use]
+    pub fn lan() -> Self {
         Self {
             repeat_min: Duration::from_millis(100),
             repeat_max: Duration::from_millis(2_000),
             gather: Duration::from_millis(10),
             answer_spread: Duration::from_millis(50),
         }
+    }
+
+    /// The times of 002: reports at random multiples of a few seconds, answers within one.
+    #[must_use]
+    pub fn seed() -> Self {
+        Self {
+            repeat_min: Duration::from_millis(3_000),
+            repeat_max: Duration::from_millis(30_000),
+            gather: Duration::from_millis(100),
+            answer_spread: Duration::from_millis(1_000),
+        }
+    }
+
+    /// Checks the relations that leader and members rely on.
+    ///
+    /// # Errors
+    /// [`ConfigError`] names both timers of the relation that does not hold.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        shorter(&[
+            ("twice gather", self.gather * 2, "repeat_min", self.repeat_min),
+            ("repeat_min", self.repeat_min, "repeat_max", self.repeat_max),
+            ("answer_spread", self.answer_spread, "repeat_max", self.repeat_max),
+        ])
+    }
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self::lan()
     }
 }

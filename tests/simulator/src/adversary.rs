@@ -107,7 +107,7 @@ impl Adversary {
         let priority = strong.priority(named, true, 999);
         let number = self.chance.below(64);
         let assignment = AssignmentNumber(1 + self.chance.below(6));
-        match self.chance.below(16) {
+        match self.chance.below(19) {
             0 => Control::Election(election::Message::Announcement(LeaderAnnouncement { epoch, priority, members: 9 })),
             1 => Control::Election(election::Message::Claim(LeaderClaim { epoch, priority, seen: self.epoch() })),
             2 => Control::Election(election::Message::Resign { epoch }),
@@ -151,6 +151,9 @@ impl Adversary {
             14 => {
                 Control::Reports(reports::Message::PartsHeld { epoch, assignment, serial: epoch, held: vec![255; 40] })
             }
+            15 => Control::Election(election::Message::Probe { leader: victim, epoch }),
+            16 => Control::Election(election::Message::Heard { leader: victim, epoch }),
+            17 => Control::Election(election::Message::HandOver { epoch, to: named }),
             _ => Control::Reports(reports::Message::Ask(reports::Ask {
                 assignment,
                 after: None,

@@ -10,7 +10,7 @@ use protocol::{election, registration};
 
 use crate::chance::Chance;
 use crate::network::Weather;
-use crate::server::{Timers, id, outcome};
+use crate::server::{Running, Timers, id, outcome};
 use crate::world::World;
 
 /// Assignments that reports are about.
@@ -50,6 +50,11 @@ impl Scenario {
         };
         let unit = election.silence_max;
         let patience = election.silence_max * 8 + election.replacement_max() * 6 + registration.silence_max * 2;
+        let mut election = election;
+        if chance.permille(250) {
+            election.preempt_after = Some(unit * 4);
+        }
+        let calm = election.preempt_after.unwrap_or_default() * 4;
         let timers = Timers { election, registration, ..Timers::default() };
         let mut world = World::new(timers.clone(), seed);
         let count = 2 + u16::try_from(chance.below(7)).unwrap_or(0);
@@ -77,7 +82,8 @@ impl Scenario {
             pause_max: unit,
             events: 15 + u32::try_from(chance.below(35)).unwrap_or(0),
             patience,
-            calm: unit * 5,
+            // Each much stronger server takes over from the one before.
+            calm: unit * 5 + calm,
             adversary_stays: chance.permille(500),
             servers,
             chance,
@@ -157,7 +163,7 @@ impl Scenario {
                     server.wall_behind_ms = self.chance.below(100_000);
                 }
             }
-            17 => world.with(server, |running, now| running.change(now)),
+            17 => world.with(server, Running::change),
             18 => {
                 let assignment = AssignmentNumber(1 + self.chance.below(ASSIGNMENTS));
                 let leader = world.agreed().map_or(server, |(leader, _)| leader);

@@ -280,6 +280,7 @@ impl Running {
         if let Some(leading) = &self.leading {
             let members = leading.registrar.members();
             self.election.set_members(u32::try_from(members.len()).unwrap_or(u32::MAX));
+            self.election.set_successor(election::successor(self.id, &members));
             self.facts.push(Fact::Members { leader: self.id, epoch: leading.epoch, members });
         }
     }

@@ -127,7 +127,7 @@ impl World {
     /// Ends a server's process as an administrator does.
     pub fn stop(&mut self, id: ServerId) {
         self.note(format_args!("{id} stops"));
-        self.with(id, |running, now| running.stop(now));
+        self.with(id, Running::stop);
         self.kill(id);
     }
 
