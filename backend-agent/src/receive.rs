@@ -11,6 +11,7 @@ use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use common::decline::DeclineCode;
 use common::digest::Digest;
 use common::ids::ServerId;
 use common::ticket::Ticket;
@@ -61,6 +62,18 @@ pub enum Declined {
     /// No room, or the disk failed.
     #[error("the spool file cannot be made")]
     Spool(#[source] io::Error),
+}
+
+impl Declined {
+    /// For the leader's program.
+    #[must_use]
+    pub fn code(&self) -> DeclineCode {
+        match self {
+            Self::Busy => DeclineCode::Busy,
+            Self::Geometry(_) | Self::Table => DeclineCode::Version,
+            Self::Spool(_) => DeclineCode::Space,
+        }
+    }
 }
 
 /// What the caller shall do.
@@ -118,6 +131,7 @@ pub struct Receptions {
     directory: PathBuf,
     me: ServerId,
     segment_key: SegmentKey,
+    config: ReceiverConfig,
     sessions: BTreeMap<u32, Reception>,
     remains: BTreeMap<Digest, Remains>,
     early: VecDeque<(Timestamp, Vec<u8>)>,
@@ -140,12 +154,20 @@ impl Receptions {
             directory: directory.to_owned(),
             me,
             segment_key,
+            config: ReceiverConfig::default(),
             sessions: BTreeMap::new(),
             remains: BTreeMap::new(),
             early: VecDeque::new(),
             early_bytes: 0,
             events: VecDeque::new(),
         })
+    }
+
+    /// With other times than the default ones.
+    #[must_use]
+    pub fn with_config(mut self, config: ReceiverConfig) -> Self {
+        self.config = config;
+        self
     }
 
     /// The next thing to do.
@@ -189,7 +211,7 @@ impl Receptions {
             return Err(Declined::Busy);
         }
         let begin = if here { Receiver::already_complete } else { Receiver::new };
-        let mut receiver = begin(ReceiverConfig::default(), self.me, announced.session, geometry, seed, now);
+        let mut receiver = begin(self.config.clone(), self.me, announced.session, geometry, seed, now);
         let file = if here {
             None
         } else {

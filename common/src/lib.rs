@@ -11,6 +11,7 @@
 pub mod assignment;
 pub mod control;
 pub mod credential;
+pub mod decline;
 pub mod digest;
 pub mod exclude;
 pub mod fleet;

@@ -230,12 +230,13 @@ pub(super) fn check(from: ServerId, roles: Roles, message: &Message) -> Result<(
     let (named, leads, epochs) = match *message {
         Message::Announcement(announcement) => (announcement.priority.server, true, [announcement.epoch, 0]),
         Message::Claim(claim) => (claim.priority.server, true, [claim.epoch, claim.seen]),
-        Message::Resign { epoch } => (from, true, [epoch, 0]),
         Message::Query { seen } => (from, false, [seen, 0]),
         Message::Probe { epoch, .. } => (from, false, [epoch, 0]),
-        // Else a member that was taken over could keep a dead leader in office.
-        Message::Heard { epoch, .. } => (from, true, [epoch, 0]),
-        Message::HandOver { epoch, .. } => (from, true, [epoch, 0]),
+        // Whoever hears a leader must be able to lead, else a member that was taken over could keep a dead
+        // leader in office.
+        Message::Heard { epoch, .. } | Message::Resign { epoch } | Message::HandOver { epoch, .. } => {
+            (from, true, [epoch, 0])
+        }
         Message::Challenge { epoch, priority } => (priority.server, true, [epoch, 0]),
     };
     if named != from {
