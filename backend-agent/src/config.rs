@@ -7,6 +7,8 @@ use std::path::PathBuf;
 use common::credential::Roles;
 use common::ids::{SegmentName, ServerName, SiteName};
 
+use crate::lan::Lan;
+
 /// Directories below which an agent may write when nothing else is said.
 pub const DEFAULT_ROOTS: [&str; 2] = ["/srv/www", "/var/www"];
 
@@ -37,4 +39,6 @@ pub struct Config {
     pub sites: BTreeMap<SiteName, PathBuf>,
     /// Where its chunk server listens. Default: the segment's interface, any port.
     pub listen: Option<SocketAddr>,
+    /// The protocols of its segment.
+    pub lan: Lan,
 }

@@ -1,7 +1,7 @@
 //! A back-end server: the content interpreter and the member side of the LAN protocols, and the
 //! agent that runs both, with the group leader's part while this server leads.
 //!
-//! In reading order: [`config`], [`identity`] and [`enroll`] (who this server is), [`agent`] (the
+//! In reading order: [`config`] and [`lan`] (what its administrator says), [`identity`] and [`enroll`] (who this server is), [`agent`] (the
 //! task that drives everything), [`receive`] (multicast sessions), [`worker`] (the interpreter's
 //! thread), [`content`] (the interpreter itself).
 
@@ -10,6 +10,7 @@ pub mod config;
 pub mod content;
 pub mod enroll;
 pub mod identity;
+pub mod lan;
 pub mod receive;
 mod spool;
 pub mod worker;

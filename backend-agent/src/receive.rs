@@ -13,6 +13,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use common::decline::DeclineCode;
 use common::digest::Digest;
 use common::ids::ServerId;
 use common::ticket::Ticket;
@@ -70,6 +71,18 @@ pub enum Declined {
     /// No room, or the disk failed.
     #[error("the spool file cannot be made")]
     Spool(#[source] io::Error),
+}
+
+impl Declined {
+    /// For the leader's program.
+    #[must_use]
+    pub fn code(&self) -> DeclineCode {
+        match self {
+            Self::Busy => DeclineCode::Busy,
+            Self::Geometry(_) | Self::Table => DeclineCode::Version,
+            Self::Spool(_) => DeclineCode::Space,
+        }
+    }
 }
 
 /// What the caller shall do.
@@ -146,6 +159,7 @@ pub struct Receptions {
     directory: PathBuf,
     me: ServerId,
     segment_key: SegmentKey,
+    config: ReceiverConfig,
     sessions: BTreeMap<u32, Reception>,
     remains: BTreeMap<Digest, Remains>,
     early: VecDeque<(Timestamp, Vec<u8>)>,
@@ -167,6 +181,7 @@ impl Receptions {
             directory: directory.to_owned(),
             me,
             segment_key,
+            config: ReceiverConfig::default(),
             sessions: BTreeMap::new(),
             remains,
             early: VecDeque::new(),
@@ -174,6 +189,13 @@ impl Receptions {
             unsettled: BTreeSet::new(),
             events: VecDeque::new(),
         })
+    }
+
+    /// With other times than the default ones.
+    #[must_use]
+    pub fn with_config(mut self, config: ReceiverConfig) -> Self {
+        self.config = config;
+        self
     }
 
     /// The next thing to do.
@@ -217,7 +239,7 @@ impl Receptions {
             return Err(Declined::Busy);
         }
         let begin = if here { Receiver::already_complete } else { Receiver::new };
-        let config = ReceiverConfig { members: announced.layout.members, ..ReceiverConfig::default() };
+        let config = ReceiverConfig { members: announced.layout.members, ..self.config.clone() };
         let mut receiver = begin(config, self.me, announced.session, geometry, seed, now);
         let file = if here {
             None

@@ -12,6 +12,7 @@
 pub mod assignment;
 pub mod control;
 pub mod credential;
+pub mod decline;
 pub mod digest;
 pub mod errors;
 pub mod exclude;

@@ -1,11 +1,12 @@
 //! One control datagram: who sends it, proven, and once.
 //!
 //! ```text
-//! version u8 · credential length u16 · credential · boot u64 · counter u64 · body · signature 64 · tag 16
+//! version u8 · credential length u16 · credential · boot u64 · counter u64 · receiver 16 · body · signature 64 · tag 16
 //! ```
 //! The tag is a keyed BLAKE3 under the segment's group key over all before it; the signature is the
 //! sender's own, over all before it. Boot and counter rise strictly per sender, with a small window
-//! for reordering, so that nothing is heard twice.
+//! for reordering, so that nothing is heard twice. The receiver is part of what is signed: what was said
+//! to one server cannot be played to another.
 
 use std::collections::BTreeMap;
 
@@ -15,16 +16,18 @@ use common::ids::{ClusterId, SegmentName, ServerId};
 use common::keys::{PublishKeys, SecretKey, Signature, Signed};
 use common::time::WallTime;
 
-const VERSION: u8 = 1;
-const DOMAIN: &str = "pressrun control datagram 1";
+use crate::replay::Window;
+
+const VERSION: u8 = 2;
+const DOMAIN: &str = "pressrun control datagram 2";
+/// Stands for the whole segment where a receiver is named.
+const SEGMENT: ServerId = ServerId([0; 16]);
 const TAG_BYTES: usize = 16;
 const SIGNATURE_BYTES: usize = 64;
 /// Largest control datagram, in bytes. Anything longer is dropped unread.
 pub const DATAGRAM_BYTES_MAX: usize = 16 << 10;
 /// Most senders remembered: four times the largest segment supported.
 const SENDERS_MAX: usize = 4096;
-/// How far behind the newest counter a datagram may arrive.
-const REORDER_WINDOW: u64 = 64;
 
 /// The segment's group key.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -51,6 +54,9 @@ pub enum Dropped {
     /// Not signed by the key that the credential names.
     #[error("not signed by its sender")]
     Signature,
+    /// Said to another server.
+    #[error("said to another server")]
+    NotForUs,
     /// Heard before, or older than what was heard.
     #[error("heard before")]
     Replay,
@@ -81,11 +87,11 @@ impl Sealer {
         Self { key, segment_key, credential, boot, counter: 0 }
     }
 
-    /// The datagram for a body.
+    /// The datagram for a body that is said to one server, or to the whole segment.
     ///
     /// # Panics
     /// Never: the credential's length was made by us and is short.
-    pub fn seal(&mut self, body: &[u8]) -> Vec<u8> {
+    pub fn seal(&mut self, to: Option<ServerId>, body: &[u8]) -> Vec<u8> {
         self.counter += 1;
         let mut datagram = Vec::with_capacity(self.credential.len() + body.len() + 128);
         datagram.push(VERSION);
@@ -93,6 +99,7 @@ impl Sealer {
         datagram.extend_from_slice(&self.credential);
         datagram.extend_from_slice(&self.boot.to_le_bytes());
         datagram.extend_from_slice(&self.counter.to_le_bytes());
+        datagram.extend_from_slice(&to.unwrap_or(SEGMENT).0);
         datagram.extend_from_slice(body);
         let signature = self.key.sign(DOMAIN, &datagram);
         datagram.extend_from_slice(&signature.0);
@@ -108,15 +115,6 @@ fn group_tag(key: &SegmentKey, bytes: &[u8]) -> [u8; TAG_BYTES] {
     tag
 }
 
-/// What was heard of one sender.
-#[derive(Debug, Clone, Copy)]
-struct Heard {
-    boot: u64,
-    highest: u64,
-    /// Bit n: counter `highest - n` was heard.
-    window: u64,
-}
-
 /// Opens what others say.
 #[derive(Debug)]
 pub struct Opener {
@@ -127,7 +125,7 @@ pub struct Opener {
     keys: PublishKeys,
     /// Credentials that were believed, by digest, so that each is verified once.
     credentials: BTreeMap<Digest, Credential>,
-    heard: BTreeMap<ServerId, Heard>,
+    heard: BTreeMap<ServerId, Window>,
 }
 
 /// A datagram that was believed.
@@ -169,11 +167,15 @@ impl Opener {
         let (length, rest) = rest.split_first_chunk::<2>().ok_or(Dropped::Form)?;
         let (credential, rest) = rest.split_at_checked(u16::from_le_bytes(*length).into()).ok_or(Dropped::Form)?;
         let (boot, rest) = rest.split_first_chunk::<8>().ok_or(Dropped::Form)?;
-        let (counter, body) = rest.split_first_chunk::<8>().ok_or(Dropped::Form)?;
+        let (counter, rest) = rest.split_first_chunk::<8>().ok_or(Dropped::Form)?;
+        let (receiver, body) = rest.split_first_chunk::<16>().ok_or(Dropped::Form)?;
 
         let sender = self.believe(credential, now)?;
         if sender.server == self.own {
             return Err(Dropped::Own);
+        }
+        if ![SEGMENT, self.own].contains(&ServerId(*receiver)) {
+            return Err(Dropped::NotForUs);
         }
         sender.key.verify(DOMAIN, signed, &Signature(*signature)).map_err(|_| Dropped::Signature)?;
         self.note(sender.server, u64::from_le_bytes(*boot), u64::from_le_bytes(*counter))?;
@@ -201,26 +203,7 @@ impl Opener {
         if !self.heard.contains_key(&sender) && self.heard.len() >= SENDERS_MAX {
             return Err(Dropped::Replay);
         }
-        let heard = self.heard.entry(sender).or_insert(Heard { boot, highest: 0, window: 0 });
-        if boot < heard.boot {
-            return Err(Dropped::Replay);
-        }
-        if boot > heard.boot {
-            *heard = Heard { boot, highest: 0, window: 0 };
-        }
-        if counter > heard.highest {
-            let ahead = counter - heard.highest;
-            heard.window = if ahead >= REORDER_WINDOW { 0 } else { heard.window << ahead };
-            heard.window |= 1;
-            heard.highest = counter;
-            return Ok(());
-        }
-        let behind = heard.highest - counter;
-        if behind >= REORDER_WINDOW || heard.window & (1 << behind) != 0 {
-            return Err(Dropped::Replay);
-        }
-        heard.window |= 1 << behind;
-        Ok(())
+        if self.heard.entry(sender).or_default().take(boot, counter) { Ok(()) } else { Err(Dropped::Replay) }
     }
 }
 
@@ -264,8 +247,8 @@ mod tests {
     #[test]
     fn a_datagram_is_believed_once() {
         let (mut sealer, mut opener) = (sealer(2, "s1", 1), opener());
-        let first = sealer.seal(b"one");
-        let second = sealer.seal(b"two");
+        let first = sealer.seal(None, b"one");
+        let second = sealer.seal(None, b"two");
         assert_eq!(opener.open(&second, NOW).map(|opened| opened.body), Ok(b"two".to_vec()));
         assert_eq!(opener.open(&first, NOW).map(|opened| opened.body), Ok(b"one".to_vec()), "reordered");
         assert_eq!(opener.open(&first, NOW), Err(Dropped::Replay));
@@ -273,31 +256,38 @@ mod tests {
     }
 
     #[test]
+    fn what_was_said_to_one_server_is_heard_by_no_other() {
+        let (mut sealer, mut opener) = (sealer(2, "s1", 1), opener());
+        assert_eq!(opener.open(&sealer.seal(Some(ServerId([8; 16])), b"x"), NOW), Err(Dropped::NotForUs));
+        assert!(opener.open(&sealer.seal(Some(ServerId([7; 16])), b"x"), NOW).is_ok());
+    }
+
+    #[test]
     fn what_was_sent_before_a_restart_is_void_after_it() {
         let mut opener = opener();
-        let old = sealer(2, "s1", 1).seal(b"old");
-        opener.open(&sealer(2, "s1", 2).seal(b"new"), NOW).expect("believed");
+        let old = sealer(2, "s1", 1).seal(None, b"old");
+        opener.open(&sealer(2, "s1", 2).seal(None, b"new"), NOW).expect("believed");
         assert_eq!(opener.open(&old, NOW), Err(Dropped::Replay));
     }
 
     #[test]
     fn strangers_other_segments_expired_members_and_ourselves_are_not_heard() {
         let mut opener = opener();
-        assert_eq!(opener.open(&sealer(2, "s2", 1).seal(b"x"), NOW), Err(Dropped::Credential));
-        assert_eq!(opener.open(&sealer(2, "s1", 1).seal(b"x"), WallTime(2001)), Err(Dropped::Credential));
-        assert_eq!(opener.open(&sealer(7, "s1", 1).seal(b"x"), NOW), Err(Dropped::Own));
+        assert_eq!(opener.open(&sealer(2, "s2", 1).seal(None, b"x"), NOW), Err(Dropped::Credential));
+        assert_eq!(opener.open(&sealer(2, "s1", 1).seal(None, b"x"), WallTime(2001)), Err(Dropped::Credential));
+        assert_eq!(opener.open(&sealer(7, "s1", 1).seal(None, b"x"), NOW), Err(Dropped::Own));
         let mut outsider = sealer(2, "s1", 1);
         outsider.segment_key = SegmentKey([4; 32]);
-        assert_eq!(opener.open(&outsider.seal(b"x"), NOW), Err(Dropped::Tag));
+        assert_eq!(opener.open(&outsider.seal(None, b"x"), NOW), Err(Dropped::Tag));
         // An insider who speaks in another's name has the segment key, not the other's own.
         let mut impostor = sealer(2, "s1", 1);
         impostor.key = SecretKey::from_bytes(&[5; 32]);
-        assert_eq!(opener.open(&impostor.seal(b"x"), NOW), Err(Dropped::Signature));
+        assert_eq!(opener.open(&impostor.seal(None, b"x"), NOW), Err(Dropped::Signature));
     }
 
     #[test]
     fn a_flipped_bit_or_a_cut_anywhere_drops_the_datagram() {
-        let datagram = sealer(2, "s1", 1).seal(b"body");
+        let datagram = sealer(2, "s1", 1).seal(None, b"body");
         for at in 0..datagram.len() {
             let mut damaged = datagram.clone();
             damaged[at] ^= 0x10;

@@ -10,4 +10,5 @@
 pub mod data;
 pub mod envelope;
 pub mod frames;
+pub mod replay;
 pub mod sockets;

@@ -19,22 +19,30 @@
 //! - A server without a leader asks ([`Message::Query`]) and does not wait for the next
 //!   announcement; the question names the highest epoch it ever obeyed, so that a leader which is
 //!   behind takes a higher one.
-//! - A leader that stops says so ([`Message::Resign`]).
+//! - A leader that stops says so ([`Message::Resign`]), and names who leads next if it knows one
+//!   ([`Message::HandOver`]).
+//! - A server that does not hear its leader asks the others first ([`Message::Probe`]): its own ears may
+//!   be what fails.
+//! - A much stronger server takes over only by policy, and without a vote ([`Message::Challenge`]).
 
 mod config;
+#[cfg(test)]
+mod exhaustive;
 mod machine;
 mod priority;
 #[cfg(test)]
 mod simulation;
+#[cfg(test)]
+mod table;
 #[cfg(test)]
 mod tests;
 
 use common::ids::ServerId;
 use serde::{Deserialize, Serialize};
 
-pub use config::{Config, ConfigError};
+pub use config::{Config, ConfigError, shorter};
 pub use machine::Election;
-pub use priority::{Priority, SCORE_MAX, Standing};
+pub use priority::{Priority, SCORE_MAX, Standing, successor};
 
 /// Highest round believed. Far above what elections can reach (one a second for sixty years), and
 /// far enough below the end of the number that a damaged or hostile message cannot exhaust it.
@@ -63,6 +71,35 @@ pub enum Message {
     Query {
         /// The highest epoch that the sender led or obeyed.
         seen: u64,
+    },
+    /// "I do not hear our leader: does anybody?" Said before a server gives a leader up, so that one
+    /// that is deaf to it does not disturb those that hear it.
+    Probe {
+        /// Whom the sender follows.
+        leader: ServerId,
+        /// Its epoch.
+        epoch: u64,
+    },
+    /// "I hear it": it announced itself to the sender a short while ago. Answers a probe.
+    Heard {
+        /// Who is heard.
+        leader: ServerId,
+        /// Its epoch.
+        epoch: u64,
+    },
+    /// "I stop leading, and that one leads from here on." It does so at once, without a vote.
+    HandOver {
+        /// The epoch that is led no more.
+        epoch: u64,
+        /// Who leads next.
+        to: ServerId,
+    },
+    /// "I am so much stronger that I should lead": a leader whose policy allows it hands over.
+    Challenge {
+        /// The leader's epoch.
+        epoch: u64,
+        /// The challenger, and how strong it is.
+        priority: Priority,
     },
 }
 
@@ -112,6 +149,20 @@ pub enum Output {
     LostLeader,
 }
 
+/// How a leader is found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Mode {
+    /// By vote.
+    #[default]
+    Elected,
+    /// The administrator says who leads (002: "a group leader may be pre-assigned"). There is no vote
+    /// and no other leader; while that server is down there is none.
+    Fixed {
+        /// Who; `None` while only its name is known, see [`Election::leader_is`].
+        leader: Option<ServerId>,
+    },
+}
+
 /// Why a message counts for nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Rejected {
@@ -126,6 +177,12 @@ pub enum Rejected {
     /// The sender's credential does not let it lead.
     #[error("{from} may not lead")]
     MayNotLead {
+        /// Who sent it.
+        from: ServerId,
+    },
+    /// The administrator has named another leader.
+    #[error("{from} is not the leader that the administrator named")]
+    NotNamed {
         /// Who sent it.
         from: ServerId,
     },

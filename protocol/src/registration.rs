@@ -180,6 +180,12 @@ pub enum Rejected {
         /// Who sent it.
         from: ServerId,
     },
+    /// The administrator fixed who the members are, and it is not one of them.
+    #[error("{from} is not on the fixed roster")]
+    NotOnRoster {
+        /// Who sent it.
+        from: ServerId,
+    },
     /// It describes another server.
     #[error("{from} registers {named}")]
     NotTheSender {

@@ -24,6 +24,7 @@ use common::ids::{AssignmentNumber, ServerId};
 use common::outcome::{Outcome, Report};
 use serde::{Deserialize, Serialize};
 
+use crate::election::{ConfigError, shorter};
 pub use crate::registration::Destination;
 use crate::registration::parts;
 pub use collector::Collector;
@@ -57,9 +58,16 @@ pub enum Message {
         bytes: Vec<u8>,
     },
     /// Leader to one or all: these outcomes are known.
-    Ack(Vec<Known>),
+    Ack {
+        /// The leader's epoch: what it knew when it led before, it may have forgotten since.
+        epoch: u64,
+        /// What is known.
+        known: Vec<Known>,
+    },
     /// Leader to member: these parts are there.
     PartsHeld {
+        /// The leader's epoch.
+        epoch: u64,
         /// About what.
         assignment: AssignmentNumber,
         /// As in [`Item`].
@@ -197,7 +205,18 @@ pub enum Rejected {
     },
 }
 
-/// Timers of the reports. One preset serves all: these waits only matter when messages are lost.
+/// Outcomes that one start of a server can report before its numbers reach those of the next start.
+const SERIALS_PER_BOOT_BITS: u32 = 14;
+
+/// The serial number that a start of a server begins with. Starts are numbered by boot numbers, which
+/// may follow each other by 1 when a clock goes back; serials of an earlier start must lie below, or
+/// an outcome of that start would be taken for this one's.
+#[must_use]
+pub fn first_serial(boot: u64) -> u64 {
+    boot.saturating_mul(1 << SERIALS_PER_BOOT_BITS)
+}
+
+/// Timers of the reports. They only matter when messages are lost.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
     /// The first repetition comes after a random time between this and twice this; each further one
@@ -211,13 +230,44 @@ pub struct Config {
     pub answer_spread: Duration,
 }
 
-impl Default for Config {
-    fn default() -> Self {
+impl Config {
+    /// For a local network.
+    #[must_use]
+    pub fn lan() -> Self {
         Self {
             repeat_min: Duration::from_millis(100),
             repeat_max: Duration::from_millis(2_000),
             gather: Duration::from_millis(10),
             answer_spread: Duration::from_millis(50),
         }
+    }
+
+    /// The times of 002: reports at random multiples of a few seconds, answers within one.
+    #[must_use]
+    pub fn seed() -> Self {
+        Self {
+            repeat_min: Duration::from_millis(3_000),
+            repeat_max: Duration::from_millis(30_000),
+            gather: Duration::from_millis(100),
+            answer_spread: Duration::from_millis(1_000),
+        }
+    }
+
+    /// Checks the relations that leader and members rely on.
+    ///
+    /// # Errors
+    /// [`ConfigError`] names both timers of the relation that does not hold.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        shorter(&[
+            ("twice gather", self.gather * 2, "repeat_min", self.repeat_min),
+            ("repeat_min", self.repeat_min, "repeat_max", self.repeat_max),
+            ("answer_spread", self.answer_spread, "repeat_max", self.repeat_max),
+        ])
+    }
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self::lan()
     }
 }

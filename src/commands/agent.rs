@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use backend_agent::agent::{self, AgentError};
 use backend_agent::config::Config;
 use backend_agent::enroll::EnrollError;
+use backend_agent::lan::{Lan, LanError};
 use common::credential::Roles;
 use common::ids::{SegmentName, ServerName, SiteName};
 use tracing_subscriber::EnvFilter;
@@ -50,6 +51,9 @@ pub(crate) struct Args {
     /// Address for other servers to fetch from; left out, any port of the interface
     #[arg(long, value_name = "ADDR")]
     listen: Option<SocketAddr>,
+    /// File with the settings of the segment's protocols (TOML); left out, the preset `lan`
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
     /// Stop when standard input ends, for a starter that must not leave it behind
     #[arg(long, hide = true)]
     stop_with_stdin: bool,
@@ -63,10 +67,12 @@ enum Role {
     Leader,
 }
 
-impl From<Args> for Config {
-    fn from(args: Args) -> Self {
+impl Args {
+    fn into_config(self) -> Result<Config, LanError> {
+        let args = self;
         let has = |role| args.roles.contains(&role);
-        Self {
+        Ok(Config {
+            lan: args.config.as_deref().map(Lan::read).transpose()?.unwrap_or_default(),
             roles: Roles { server: has(Role::Server), leader: has(Role::Leader) },
             data: args.data,
             ccm: args.ccm.map(|url| url.to_string()),
@@ -78,7 +84,7 @@ impl From<Args> for Config {
             location: args.location,
             sites: args.sites.into_iter().collect(),
             listen: args.listen,
-        }
+        })
     }
 }
 
@@ -99,6 +105,9 @@ pub(crate) enum AgentCommandError {
     /// Signals cannot be had.
     #[error("signals cannot be received")]
     Signals(#[source] io::Error),
+    /// Its configuration cannot be used.
+    #[error("the agent's configuration cannot be used")]
+    Config(#[source] LanError),
     /// It cannot start.
     #[error("the agent cannot run with {}", data.display())]
     Run {
@@ -125,7 +134,7 @@ impl AgentCommandError {
 pub(super) async fn run(args: Args) -> Result<Exit, CommandError> {
     start_log();
     let stop = stop::requested(args.stop_with_stdin).map_err(AgentCommandError::Signals)?;
-    let config = Config::from(args);
+    let config = args.into_config().map_err(AgentCommandError::Config)?;
     let data = config.data.clone();
     agent::run(config, stop).await.map_err(|source| AgentCommandError::Run { data, source: Box::new(source) })?;
     Ok(Exit::Done)
@@ -149,7 +158,7 @@ mod tests {
     fn parse(arguments: &[&str]) -> Result<Config, clap::Error> {
         let cli = Cli::try_parse_from([&["pressrun", "agent", "--data", "/d"], arguments].concat())?;
         let Command::Agent(args) = cli.command else { panic!("another command") };
-        Ok(args.into())
+        Ok(args.into_config().expect("a good configuration"))
     }
 
     #[test]

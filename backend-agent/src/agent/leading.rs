@@ -21,14 +21,15 @@ use group_leader::forward::{Action, Forward};
 use group_leader::uplink::{self, Connect, Uplink};
 use lan_channel::envelope::SegmentKey;
 use protocol::message::Control;
-use protocol::session::{Announcement, Geometry, SYMBOL_BYTES, SenderConfig, SenderOutput, Status};
-use protocol::{registration, reports};
+use protocol::session::{Announcement, Geometry, SYMBOL_BYTES, SenderOutput, Status};
+use protocol::{election, registration, reports};
 use tokio::sync::mpsc;
 use transfer::tls::Peer;
 
 use super::member::resolve;
 use super::{Agent, Event};
 use crate::identity::Identity;
+use crate::lan::Lan;
 
 /// How often the CCM hears how a session stands.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(250);
@@ -78,24 +79,30 @@ pub(super) fn connector(identity: &transfer::tls::Identity, ccm: String) -> Resu
 }
 
 impl Leading {
+    #[expect(clippy::too_many_arguments, reason = "what a leader begins with, from one caller")]
     pub(super) fn start(
         identity: &Identity,
         epoch: u64,
         own: &MemberInfo,
+        lan: &Lan,
         connect: Connect,
         events: mpsc::Sender<uplink::Event>,
         first_session: u32,
         now: Timestamp,
     ) -> Result<Self, registration::InfoError> {
         let hello = ToCcm::Hello { transfer_address: own.transfer_address, software: own.software.clone() };
+        let mut registrar = registration::Registrar::new(own.clone(), epoch, lan.registration.clone(), now)?;
+        if let Some(roster) = &lan.roster {
+            registrar.set_roster(roster.clone());
+        }
         Ok(Self {
             server: identity.server,
             segment: identity.segment.clone(),
             segment_key: identity.segment_key,
             epoch,
             forward: Forward::new(identity.publish_keys.clone()),
-            registrar: registration::Registrar::new(own.clone(), epoch, registration::Config::lan(), now)?,
-            collector: reports::Collector::new(reports::Config::default()),
+            registrar,
+            collector: reports::Collector::new(epoch, lan.reports.clone()),
             uplink: Uplink::start(connect, hello, events),
             active: BTreeMap::new(),
             members: Vec::new(),
@@ -109,6 +116,7 @@ impl Leading {
     pub(super) fn renew(&mut self, epoch: u64, now: Timestamp) {
         self.epoch = epoch;
         self.registrar.renew(epoch, now);
+        self.collector.renew(epoch);
         self.report_at = now;
     }
 
@@ -116,6 +124,11 @@ impl Leading {
     fn unanswered(&mut self) -> Vec<Digest> {
         let idle = self.active.iter_mut().filter(|(_, active)| active.session.is_none());
         idle.filter_map(|(object, active)| active.audience.retry().then_some(*object)).collect()
+    }
+
+    /// Whether any object is being distributed.
+    pub(super) fn is_distributing(&self) -> bool {
+        self.active.values().any(|active| active.session.is_some())
     }
 
     /// Whether the object is being distributed.
@@ -390,7 +403,7 @@ impl Agent {
             table_bytes: 0,
         };
         let distribution = Distribution::start(
-            SenderConfig::default(),
+            self.config.lan.sender.clone(),
             announcement,
             geometry,
             file,
@@ -427,6 +440,7 @@ impl Agent {
     fn members_changed(&mut self, members: Vec<MemberInfo>) {
         let now = self.clock.now();
         self.election.set_members(u32::try_from(members.len()).unwrap_or(u32::MAX));
+        self.election.set_successor(election::successor(self.identity.server, &members));
         let objects = match &mut self.leading {
             Some(leading) => leading.members_changed(members, now),
             None => Vec::new(),

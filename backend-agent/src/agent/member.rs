@@ -5,10 +5,11 @@ use std::sync::Arc;
 
 use common::control::Source;
 use common::credential::Credential;
+use common::decline::{Decline, DeclineCode};
 use common::errors::chain;
 use common::ids::ServerId;
 use common::keys::Signed;
-use common::outcome::{Outcome, Report};
+use common::outcome::{Outcome, Refusal, RefusalCode, Report, SiteState};
 use common::ticket::Ticket;
 use common::time::Timestamp;
 use protocol::election;
@@ -22,11 +23,14 @@ use tokio::net::UdpSocket;
 use super::leading::Leading;
 use super::{Agent, DATAGRAMS_PER_TURN, Event, HANDLED_MAX, KEEP_APPLIED, host, persist_epoch};
 use crate::identity::{IdentityError, write_private};
+use crate::lan::{Choice, Lan};
 use crate::receive::{self, Announced};
 use crate::worker::{Done, Job, wall_time};
 
 /// Most frames taken before something else gets its turn: more than a receive buffer holds.
 const FRAMES_PER_DRAIN: usize = 16_384;
+/// While this file is in its data directory, a server takes part in nothing new; the file says why.
+const MAINTENANCE_FILE: &str = "maintenance";
 /// Pause after a fetch that failed for good.
 const FETCH_AGAIN: std::time::Duration = std::time::Duration::from_secs(1);
 
@@ -99,12 +103,18 @@ impl Agent {
     fn control(&mut self, sender: &Credential, from: SocketAddr, message: Control) {
         let now = self.clock.now();
         let server = sender.server;
+        if let Choice::Fixed(leader) = &self.config.lan.choice
+            && *leader == sender.name
+        {
+            self.election.leader_is(server, now);
+        }
         self.election.heard_from_leader(server, now);
         if let Some(leading) = &mut self.leading {
             leading.registrar.heard_from(server, now);
         }
         match message {
             Control::Election(message) => {
+                self.election.set_busy(self.leading.as_ref().is_some_and(Leading::is_distributing));
                 if let Err(error) = self.election.handle_message(server, sender.roles, &message, now) {
                     tracing::debug!(%server, %error, "a message of the election is rejected");
                 }
@@ -153,7 +163,8 @@ impl Agent {
                 }
             }
             Message::Decline { session, reason } => {
-                tracing::info!(server = %sender.name, reason, "a member does not take part in a session");
+                let passes = reason.parse::<Decline>().is_ok_and(|decline| decline.code.passes());
+                tracing::info!(server = %sender.name, reason, passes, "a member does not take part in a session");
                 if let Some(leading) = &mut self.leading {
                     leading.decline(sender.server, session, now);
                 }
@@ -182,16 +193,45 @@ impl Agent {
         let (session, leader) = (announced.session, announced.leader);
         let is_handled = self.handled.contains_key(&ticket.assignment);
         let here = is_handled || self.objects.contains(ticket.object);
-        if let Err(error) = self.receptions.begin(announced, here, rand::random(), now) {
-            let reason = chain(&error);
-            tracing::warn!(assignment = %ticket.assignment, reason, "a session is declined");
-            let message = Message::Decline { session, reason: reason.chars().take(200).collect() };
-            self.say_session(Some(leader), message);
+        let obstacle = if here { None } else { self.obstacle(&ticket) };
+        let begun = match obstacle {
+            Some(decline) => Err(decline),
+            None => self
+                .receptions
+                .begin(announced, here, rand::random(), now)
+                .map_err(|error| Decline::new(error.code(), &chain(&error))),
+        };
+        if let Err(decline) = begun {
+            tracing::warn!(assignment = %ticket.assignment, reason = %decline, "a session is declined");
+            self.say_session(Some(leader), Message::Decline { session, reason: decline.to_string() });
+            self.refuse(&ticket, &decline);
             return;
         }
         if here {
             self.apply(ticket);
         }
+    }
+
+    /// What keeps this server from taking part in anything new, or in this.
+    fn obstacle(&self, ticket: &Ticket) -> Option<Decline> {
+        if let Ok(why) = std::fs::read_to_string(self.config.data.join(MAINTENANCE_FILE)) {
+            let why = why.trim();
+            return Some(Decline::new(DeclineCode::Maintenance, if why.is_empty() { "out of service" } else { why }));
+        }
+        let free = host::free(&self.config.data)?;
+        let detail = format!("the object takes {} bytes, {free} are free", ticket.length);
+        (free < ticket.length).then(|| Decline::new(DeclineCode::Space, &detail))
+    }
+
+    /// The content control manager hears why, unless it passes: then the leader offers it again.
+    fn refuse(&mut self, ticket: &Ticket, decline: &Decline) {
+        let code = match decline.code {
+            DeclineCode::Busy => return,
+            DeclineCode::Space => RefusalCode::NoSpace,
+            DeclineCode::Maintenance | DeclineCode::Version => RefusalCode::Declined,
+        };
+        let outcome = Outcome::Refused(Refusal { code, reason: decline.to_string() });
+        self.report(Report { server: self.identity.server, assignment: ticket.assignment, outcome });
     }
 
     /// Queues an assignment whose object is in the store, once; repeats are answered from memory.
@@ -253,7 +293,8 @@ impl Agent {
         if let Err(error) = self.member.update(&info, now) {
             tracing::error!(error = chain(&error), "this server cannot be described to its leader");
         }
-        self.election.set_standing(standing(&self.config));
+        let unfinished = self.applying.len() + self.fetching.len();
+        self.election.set_standing(standing(&self.config.lan, &self.states, unfinished));
     }
 
     pub(super) fn remove_spent(&mut self, now: Timestamp) {
@@ -414,7 +455,8 @@ impl Agent {
         }
         let info = self.info();
         let events = self.uplink_events.clone();
-        let started = Leading::start(&self.identity, epoch, &info, self.connect.clone(), events, rand::random(), now);
+        let (lan, first) = (&self.config.lan, rand::random());
+        let started = Leading::start(&self.identity, epoch, &info, lan, self.connect.clone(), events, first, now);
         match started {
             Ok(leading) => self.leading = Some(leading),
             Err(error) => {
@@ -494,8 +536,14 @@ pub(super) async fn resolve(host: &str) -> std::io::Result<SocketAddr> {
 }
 
 /// What the election weighs.
-pub(super) fn standing(_config: &crate::config::Config) -> election::Standing {
-    election::Standing { cpus: host::cpus(), load_percent: host::load_percent(), ..election::Standing::default() }
+fn standing(lan: &Lan, states: &[SiteState], unfinished: usize) -> election::Standing {
+    election::Standing {
+        cpus: host::cpus(),
+        load_percent: host::load_percent(),
+        uptime: host::uptime(),
+        content_percent: host::content_percent(states, unfinished),
+        ..lan.standing()
+    }
 }
 
 fn name(outcome: &Outcome) -> &'static str {

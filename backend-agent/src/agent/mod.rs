@@ -30,7 +30,7 @@ use group_leader::uplink;
 use lan_channel::data::FrameBatch;
 use lan_channel::envelope::{Opener, Sealer};
 use lan_channel::sockets::{ChannelAddresses, Channels};
-use protocol::election::{self, Election, Standing};
+use protocol::election::{Election, Mode};
 use protocol::message::Control;
 use protocol::{registration, reports};
 use tokio::net::TcpListener;
@@ -43,6 +43,7 @@ use transfer::tls::Peer;
 use crate::config::{Config, DEFAULT_ROOTS};
 use crate::enroll::{EnrollError, enroll, host_and_port};
 use crate::identity::{Identity, IdentityError, create_private_dir, write_private};
+use crate::lan::{Choice, LanError};
 use crate::receive::Receptions;
 use crate::worker::{Done, Scope, Worker};
 use leading::Leading;
@@ -69,6 +70,9 @@ pub enum AgentError {
     /// It could not join.
     #[error(transparent)]
     Enroll(#[from] EnrollError),
+    /// The protocols of its segment cannot be driven like that.
+    #[error(transparent)]
+    Lan(#[from] LanError),
     /// It was enrolled under another name or segment.
     #[error(
         "this server is enrolled as {what} {enrolled}, not {asked}; leave the flag out, or use another data directory"
@@ -182,6 +186,7 @@ pub(crate) struct Agent {
 /// # Errors
 /// [`AgentError`] when it cannot start; once it runs it goes on.
 pub async fn run(config: Config, stop: impl Future<Output = ()>) -> Result<(), AgentError> {
+    config.lan.validate()?;
     create_private_dir(&config.data)?;
     let _lock = lock(&config.data)?;
     let identity = identity(&config).await?;
@@ -282,20 +287,27 @@ impl Agent {
             }
         })?;
         let receptions = Receptions::new(&config.data.join("spool"), identity.server, identity.segment_key)
-            .map_err(system("preparing the spool"))?;
+            .map_err(system("preparing the spool"))?
+            .with_config(config.lan.receiver.clone());
 
         let now = clock.now();
         let epoch = read_epoch(&config.data);
-        let standing = Standing::default();
+        let standing = config.lan.standing();
         let seeds: [u64; 4] = rand::random();
         let info = host::info(&config, &identity, transfer_address, states.clone());
         let boot = member::boot_number(&config.data, seeds[3])?;
         // Revisions and serial numbers must not fall when the agent starts again; boot numbers rise
         // faster than either can.
-        let member = registration::Member::new(&info, boot, registration::Config::lan(), seeds[1])?;
-        let reporter = reports::Reporter::new(identity.server, boot, reports::Config::default(), seeds[2]);
+        let member = registration::Member::new(&info, boot, config.lan.registration.clone(), seeds[1])?;
+        let reporter =
+            reports::Reporter::new(identity.server, reports::first_serial(boot), config.lan.reports.clone(), seeds[2]);
+        let mode = match &config.lan.choice {
+            Choice::Elected => Mode::Elected,
+            Choice::Fixed(leader) => Mode::Fixed { leader: (*leader == identity.name).then_some(identity.server) },
+        };
+        let timers = config.lan.election.clone();
         let election =
-            Election::new(identity.server, identity.roles, standing, epoch, election::Config::lan(), seeds[0], now);
+            Election::new(identity.server, identity.roles, standing, epoch, timers, seeds[0], now).in_mode(mode, now);
         let sealer = Sealer::new(identity.control_key.clone(), identity.segment_key, &identity.credential, boot);
         let opener = Opener::new(
             identity.server,
@@ -436,20 +448,20 @@ impl Agent {
     /// Sends to the whole segment.
     fn multicast(&mut self, message: &Control) {
         let to = SocketAddr::V4(self.channels.addresses.control);
-        self.send(message, to);
+        self.send(None, message, to);
     }
 
     /// Sends to one server, if it was ever heard.
     fn unicast(&mut self, server: ServerId, message: &Control) {
         match self.addresses.get(&server) {
-            Some(address) => self.send(message, *address),
-            None => self.multicast(message),
+            Some(address) => self.send(Some(server), message, *address),
+            None => self.send(Some(server), message, SocketAddr::V4(self.channels.addresses.control)),
         }
     }
 
-    fn send(&mut self, message: &Control, to: SocketAddr) {
+    fn send(&mut self, receiver: Option<ServerId>, message: &Control, to: SocketAddr) {
         let body = postcard::to_stdvec(message).expect("messages are plain data");
-        let datagram = self.sealer.seal(&body);
+        let datagram = self.sealer.seal(receiver, &body);
         if let Err(error) = self.channels.control_unicast.try_send_to(&datagram, to) {
             // Like a datagram that is lost on the way: every protocol here repeats what matters.
             tracing::debug!(%error, %to, "a control datagram was not sent");

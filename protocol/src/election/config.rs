@@ -27,6 +27,16 @@ pub struct Config {
     pub concede: Duration,
     /// How long after losing it a former leader has the best claim (002: "recently deposed").
     pub reclaim: Duration,
+    /// How long a server that does not hear its leader waits for somebody who does, before it gives the
+    /// leader up. Must be longer than [`Config::answer_gap`], over which the answers are spread. Zero
+    /// asks nobody: 002's way, and a server that hears nobody then takes the lead from one that is heard
+    /// by all others.
+    pub probe: Duration,
+    /// After how long a much stronger server asks a living leader to hand over to it
+    /// ([`Priority::is_much_stronger_than`](super::Priority::is_much_stronger_than)), and how often it
+    /// asks. `None` by default: a change of leader costs more than it gains. All servers of a segment
+    /// should have the same policy; the leader's decides.
+    pub preempt_after: Option<Duration>,
     /// Whether a claim makes a living leader reopen the vote (claim 35), so that the strongest
     /// server always leads. `false` by default: a change of leader costs more than it gains.
     pub claims_reopen_vote: bool,
@@ -54,37 +64,41 @@ const fn ms(milliseconds: u64) -> Duration {
 }
 
 impl Config {
-    /// For a local network: a leader within a second of a cold start, a dead one replaced within
-    /// two and a half.
+    /// For a local network: a leader within a second of a cold start, and a dead one replaced within one.
     #[must_use]
     pub fn lan() -> Self {
         Self {
-            announce_interval: ms(500),
-            answer_gap: ms(50),
-            silence_max: ms(1_750),
-            startup_listen: ms(300),
+            announce_interval: ms(200),
+            answer_gap: ms(20),
+            silence_max: ms(650),
+            startup_listen: ms(250),
             claim_wait_min: ms(0),
-            claim_wait_max: ms(300),
-            vote: ms(400),
-            concede: ms(700),
+            claim_wait_max: ms(90),
+            vote: ms(150),
+            concede: ms(300),
             reclaim: Duration::from_secs(30),
+            probe: ms(40),
+            preempt_after: None,
             claims_reopen_vote: false,
         }
     }
 
-    /// For demonstrations and tests: a dead leader is replaced within 1.2 seconds.
+    /// For demonstrations and tests: a dead leader is replaced within 300 milliseconds. Needs machines
+    /// that are never held up for longer than that.
     #[must_use]
     pub fn fast() -> Self {
         Self {
-            announce_interval: ms(200),
-            answer_gap: ms(20),
-            silence_max: ms(700),
-            startup_listen: ms(150),
+            announce_interval: ms(60),
+            answer_gap: ms(5),
+            silence_max: ms(190),
+            startup_listen: ms(100),
             claim_wait_min: ms(0),
-            claim_wait_max: ms(150),
-            vote: ms(250),
-            concede: ms(450),
+            claim_wait_max: ms(30),
+            vote: ms(50),
+            concede: ms(110),
             reclaim: Duration::from_secs(10),
+            probe: ms(15),
+            preempt_after: None,
             claims_reopen_vote: false,
         }
     }
@@ -102,6 +116,8 @@ impl Config {
             vote: ms(12_000),
             concede: ms(20_000),
             reclaim: Duration::from_secs(60),
+            probe: Duration::ZERO,
+            preempt_after: None,
             claims_reopen_vote: true,
         }
     }
@@ -110,7 +126,7 @@ impl Config {
     /// message is lost.
     #[must_use]
     pub fn replacement_max(&self) -> Duration {
-        self.silence_max + self.claim_wait_max + self.vote
+        self.silence_max + self.probe + self.claim_wait_max + self.vote
     }
 
     /// Checks the relations that the machine relies on.
@@ -125,12 +141,22 @@ impl Config {
             ("claim_wait_min", self.claim_wait_min, "claim_wait_max", self.claim_wait_max),
             ("vote", self.vote, "concede", self.concede),
         ];
-        for (shorter, shorter_value, longer, longer_value) in relations {
-            if shorter_value >= longer_value {
-                return Err(ConfigError::NotShorter { shorter, shorter_value, longer, longer_value });
-            }
+        let answers = (!self.probe.is_zero()).then_some(("answer_gap", self.answer_gap, "probe", self.probe));
+        shorter(&relations)?;
+        shorter(answers.as_slice())
+    }
+}
+
+/// Checks that each first timer is shorter than its second one; each follows its name.
+///
+/// # Errors
+/// The first pair that is not.
+pub fn shorter(relations: &[(&'static str, Duration, &'static str, Duration)]) -> Result<(), ConfigError> {
+    match relations.iter().find(|(_, shorter, _, longer)| shorter >= longer) {
+        Some(&(shorter, shorter_value, longer, longer_value)) => {
+            Err(ConfigError::NotShorter { shorter, shorter_value, longer, longer_value })
         }
-        Ok(())
+        None => Ok(()),
     }
 }
 

@@ -1,7 +1,9 @@
 //! How strong a server's claim to lead is.
 
+use std::cmp::{Ordering, Reverse};
 use std::time::Duration;
 
+use common::fleet::MemberInfo;
 use common::ids::ServerId;
 use serde::{Deserialize, Serialize};
 
@@ -38,6 +40,32 @@ impl Priority {
         let resources = self.score.min(SCORE_MAX) / (SCORE_MAX / 31);
         band + self.factor / 4 + u8::try_from(resources.min(31)).unwrap_or(31)
     }
+}
+
+/// By how much a factor must be greater to make a server much stronger: half of
+/// [`Standing::FACTOR_NEUTRAL`].
+const FACTOR_MUCH: u8 = 50;
+
+impl Priority {
+    /// Whether this server should lead instead of a living leader where the policy allows it: by the
+    /// administrator's word only, never by what processors and load come to.
+    #[must_use]
+    pub fn is_much_stronger_than(&self, leader: &Self) -> bool {
+        match self.preassigned.cmp(&leader.preassigned) {
+            Ordering::Greater => true,
+            Ordering::Equal => self.factor >= leader.factor.saturating_add(FACTOR_MUCH),
+            Ordering::Less => false,
+        }
+    }
+}
+
+/// Which of its members a leader that stops hands over to: one that may lead, with most processors, the
+/// least loaded first. `None` when there is nobody.
+#[must_use]
+pub fn successor(leader: ServerId, members: &[MemberInfo]) -> Option<ServerId> {
+    let candidates = members.iter().filter(|member| member.roles.leader && member.server != leader);
+    let strongest = candidates.max_by_key(|member| (member.cpus, Reverse(member.load_percent), member.server));
+    strongest.map(|member| member.server)
 }
 
 /// What a server knows about itself that makes it a better or worse leader (002, claim 37). The

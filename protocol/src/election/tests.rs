@@ -7,8 +7,8 @@ use common::ids::ServerId;
 use common::time::Timestamp;
 
 use super::{
-    Config, ConfigError, Election, LeaderAnnouncement, LeaderClaim, Message, Output, Priority, ROUND_MAX, Rejected,
-    Standing, epoch_round,
+    Config, ConfigError, Election, LeaderAnnouncement, LeaderClaim, Message, Mode, Output, Priority, ROUND_MAX,
+    Rejected, Standing, epoch_round,
 };
 
 const START: Timestamp = Timestamp(1_000_000);
@@ -201,7 +201,7 @@ fn any_packet_of_the_leader_counts_as_alive_but_not_for_ever() {
     let mut election = server(0);
     hear(&mut election, 3, announcement(1 << 32, weak(3)), at(0));
     let mut lost_after = None;
-    for milliseconds in (0..20_000).step_by(100) {
+    for milliseconds in (0..20_000).step_by(20) {
         election.heard_from_leader(id(3), at(milliseconds));
         election.heard_from_leader(id(4), at(milliseconds));
         election.handle_timeout(at(milliseconds));
@@ -210,7 +210,8 @@ fn any_packet_of_the_leader_counts_as_alive_but_not_for_ever() {
             break;
         }
     }
-    assert_eq!(lost_after, Some(7_000));
+    let silences = Config::lan().silence_max * 4 + Config::lan().probe;
+    assert_eq!(lost_after.map(Duration::from_millis), Some(silences));
 }
 
 #[test]
@@ -262,7 +263,7 @@ fn nobody_speaks_for_another_leads_without_the_role_or_exhausts_the_epochs() {
 
 #[test]
 fn timers_that_contradict_each_other_are_refused_by_name() {
-    let config = Config { silence_max: Duration::from_secs(1), ..Config::lan() };
+    let config = Config { silence_max: Config::lan().announce_interval * 2, ..Config::lan() };
     assert!(matches!(config.validate(), Err(ConfigError::NotShorter { longer: "silence_max", .. })));
     for preset in [Config::lan(), Config::fast(), Config::seed()] {
         assert_eq!(preset.validate(), Ok(()));
@@ -307,6 +308,10 @@ fn messages_keep_their_bytes() {
         ),
         (Message::Resign { epoch: 300 }, "02ac02".to_owned()),
         (Message::Query { seen: 7 }, "0307".to_owned()),
+        (Message::Probe { leader: priority.server, epoch: 7 }, format!("04{}07", "ab".repeat(16))),
+        (Message::Heard { leader: priority.server, epoch: 7 }, format!("05{}07", "ab".repeat(16))),
+        (Message::HandOver { epoch: 7, to: priority.server }, format!("0607{}", "ab".repeat(16))),
+        (Message::Challenge { epoch: 7, priority }, format!("0707{}", "010164ac02".to_owned() + &"ab".repeat(16))),
     ];
     for (message, bytes) in samples {
         let encoded = crate::registration::parts::encoded(&message).expect("encodes");
@@ -322,4 +327,149 @@ fn a_resigned_claim_does_not_make_its_server_unheard_when_it_leads_later() {
     assert_eq!(hear(&mut election, 3, Message::Resign { epoch: 2 << 32 | 9 }, at(5)), [Output::LostLeader]);
     assert!(!hear(&mut election, 3, announcement(2 << 32 | 1, weak(3)), at(900)).is_empty());
     assert_eq!(election.leader(), Some((id(3), 2 << 32 | 1)));
+}
+
+#[test]
+fn who_goes_deaf_to_its_leader_asks_and_stays_when_another_hears_it() {
+    let mut election = server(0);
+    hear(&mut election, 3, announcement(1 << 32, weak(3)), at(0));
+    let mut now = START;
+    for _ in 0..20 {
+        while !outputs(&mut election).contains(&Output::Send(Message::Probe { leader: id(3), epoch: 1 << 32 })) {
+            now = election.poll_timeout().expect("it misses its leader");
+            election.handle_timeout(now);
+        }
+        let heard = Message::Heard { leader: id(3), epoch: 1 << 32 };
+        assert_eq!(hear(&mut election, 4, heard, now + Duration::from_millis(5)), []);
+        assert_eq!(election.leader(), Some((id(3), 1 << 32)));
+    }
+    let follower = Roles { server: true, leader: false };
+    let heard = Message::Heard { leader: id(3), epoch: 1 << 32 };
+    assert_eq!(election.handle_message(id(4), follower, &heard, now), Err(Rejected::MayNotLead { from: id(4) }));
+    // Nobody hears it any more.
+    now = election.poll_timeout().expect("it misses its leader");
+    election.handle_timeout(now);
+    assert_eq!(outputs(&mut election).len(), 1, "it asks");
+    now = now + Config::lan().probe;
+    election.handle_timeout(now);
+    assert_eq!(outputs(&mut election), [Output::LostLeader]);
+}
+
+#[test]
+fn who_hears_the_leader_says_so_once_and_who_does_not_keeps_silent() {
+    let probe = Message::Probe { leader: id(3), epoch: 1 << 32 };
+    let mut election = server(0);
+    hear(&mut election, 3, announcement(1 << 32, weak(3)), at(0));
+    hear(&mut election, 4, probe, at(100));
+    hear(&mut election, 5, probe, at(100));
+    election.handle_timeout(at(100) + Config::lan().answer_gap);
+    assert_eq!(outputs(&mut election), [Output::Send(Message::Heard { leader: id(3), epoch: 1 << 32 })]);
+    hear(&mut election, 4, probe, at(500));
+    election.handle_timeout(at(500) + Config::lan().answer_gap);
+    assert_eq!(outputs(&mut election), [], "the last announcement is too old");
+}
+
+#[test]
+fn a_leader_that_stops_names_its_successor_who_leads_at_once() {
+    let (mut leader, epoch, now) = leading(0);
+    leader.set_successor(Some(id(4)));
+    leader.resign(now);
+    let said = Output::Send(Message::HandOver { epoch, to: id(4) });
+    assert_eq!(outputs(&mut leader), [said, said, Output::LostLeader]);
+    let mut election =
+        Election::new(id(4), Roles::default(), Standing::default(), 0, Config::lan(), 2, now - Config::lan().vote);
+    outputs(&mut election);
+    hear(&mut election, 7, announcement(epoch, weak(7)), now);
+    let took = hear(&mut election, 7, Message::HandOver { epoch, to: id(4) }, now);
+    let [Output::PersistEpoch(_), Output::BecameLeader { epoch: next }, Output::Send(Message::Announcement(_))] =
+        took.as_slice()
+    else {
+        panic!("unexpected outputs {took:?}");
+    };
+    assert!(*next > epoch);
+    assert_eq!(hear(&mut election, 7, Message::HandOver { epoch, to: id(4) }, now), [], "said twice, done once");
+}
+
+#[test]
+fn who_waits_for_a_successor_that_is_dead_claims_in_the_end() {
+    let mut election = server(0);
+    hear(&mut election, 3, announcement(1 << 32, weak(3)), at(0));
+    let over = hear(&mut election, 3, Message::HandOver { epoch: 1 << 32, to: id(9) }, at(5));
+    assert_eq!(over, [Output::LostLeader]);
+    let conceded_until = at(5) + Config::lan().concede;
+    assert_eq!(election.poll_timeout(), Some(conceded_until));
+    election.handle_timeout(conceded_until);
+    assert!(election.poll_timeout().is_some_and(|due| due <= conceded_until + Config::lan().claim_wait_max));
+}
+
+#[test]
+fn a_much_stronger_server_takes_over_by_policy_only_and_not_from_a_leader_that_distributes() {
+    let mut config = Config { preempt_after: Some(Duration::from_secs(30)), ..Config::lan() };
+    let challenger = |config: &Config| {
+        let standing = Standing { preassigned: 2, ..Standing::default() };
+        let mut election = Election::new(id(7), Roles::default(), standing, 0, config.clone(), 1, START);
+        outputs(&mut election);
+        let mut challenges = 0;
+        for milliseconds in (0..61_000).step_by(100) {
+            let heard = announcement(1 << 32, Standing::default().priority(id(3), true, 5));
+            for output in hear(&mut election, 3, heard, at(milliseconds)) {
+                challenges += u32::from(matches!(output, Output::Send(Message::Challenge { .. })));
+            }
+            election.handle_timeout(at(milliseconds));
+            outputs(&mut election);
+        }
+        challenges
+    };
+    assert_eq!(challenger(&config), 2);
+    assert_eq!(challenger(&Config::lan()), 0);
+    for (policy, busy, hands_over) in [(true, false, true), (true, true, false), (false, false, false)] {
+        config.preempt_after = policy.then_some(Duration::from_secs(30));
+        let mut leader = Election::new(id(7), Roles::default(), Standing::default(), 0, config.clone(), 1, START);
+        let mut now = START;
+        while !leader.is_leader() {
+            now = leader.poll_timeout().expect("a candidate has timers");
+            leader.handle_timeout(now);
+        }
+        outputs(&mut leader);
+        leader.set_busy(busy);
+        let (_, epoch) = leader.leader().expect("it leads");
+        hear(&mut leader, 3, Message::Challenge { epoch, priority: strong(3) }, now);
+        assert_eq!(leader.is_leader(), !hands_over, "policy {policy}, busy {busy}");
+    }
+}
+
+#[test]
+fn where_the_leader_is_fixed_it_leads_at_once_and_nobody_else_ever_does() {
+    let fixed = |server: u8, leader| {
+        Election::new(id(server), Roles::default(), Standing::default(), 4 << 32, Config::lan(), 1, START)
+            .in_mode(Mode::Fixed { leader }, START)
+    };
+    let mut named = fixed(7, Some(id(7)));
+    outputs(&mut named);
+    let now = named.poll_timeout().expect("it will lead");
+    named.handle_timeout(now);
+    let said = outputs(&mut named);
+    assert!(said.iter().any(|output| matches!(output, Output::BecameLeader { .. })), "{said:?}");
+    assert!(!said.iter().any(|output| matches!(output, Output::Send(Message::Claim(_)))), "without a vote: {said:?}");
+    assert!(now <= START + Config::lan().startup_listen);
+
+    let mut other = fixed(8, None);
+    outputs(&mut other);
+    let lead = announcement(5 << 32, weak(7));
+    let roles = Roles::default();
+    assert_eq!(
+        other.handle_message(id(7), roles, &lead, at(1)),
+        Err(Rejected::NotNamed { from: id(7) }),
+        "its name is not known to be the one"
+    );
+    other.leader_is(id(7), at(2));
+    assert!(!hear(&mut other, 7, lead, at(3)).is_empty());
+    let usurper = announcement(9 << 32, strong(3));
+    assert_eq!(other.handle_message(id(3), roles, &usurper, at(4)), Err(Rejected::NotNamed { from: id(3) }));
+    for milliseconds in (0..20_000).step_by(50) {
+        other.handle_timeout(at(10 + milliseconds));
+        let said = outputs(&mut other);
+        assert!(!said.iter().any(|output| matches!(output, Output::Send(Message::Claim(_)))), "{said:?}");
+    }
+    assert_eq!(other.leader(), None, "its leader is gone, and there is no other");
 }

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::election::{ConfigError, shorter};
+
 /// Timers of the registration. Leader and members use the same ones.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
@@ -72,6 +74,22 @@ impl Config {
             changed_gap: ms(1_000),
             spread_per_member: ms(2),
         }
+    }
+}
+
+impl Config {
+    /// Checks the relations that leader and members rely on.
+    ///
+    /// # Errors
+    /// [`ConfigError`] names both timers of the relation that does not hold.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        shorter(&[
+            ("roster_quiet", self.roster_quiet, "repeat_min", self.repeat_min),
+            ("repeat_min", self.repeat_min, "repeat_max", self.repeat_max),
+            ("roster_quiet", self.roster_quiet, "roster_delay_max", self.roster_delay_max),
+            ("roster_delay_max", self.roster_delay_max, "roster_interval", self.roster_interval),
+            ("three times keep_alive", self.keep_alive * 3, "silence_max", self.silence_max),
+        ])
     }
 }
 

@@ -1,10 +1,10 @@
 //! The leader's side of the registration.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use common::fleet::MemberInfo;
-use common::ids::ServerId;
+use common::ids::{ServerId, ServerName};
 use common::time::Timestamp;
 
 use super::parts::{self, Assembly};
@@ -41,6 +41,8 @@ pub struct Registrar {
     server: ServerId,
     epoch: u64,
     config: Config,
+    /// Only these are taken, when the administrator says who the members are.
+    roster: Option<BTreeSet<ServerName>>,
     members: BTreeMap<ServerId, Registered>,
     arriving: BTreeMap<ServerId, Arriving>,
     /// Who left, with its last revision, until when: older registrations may still be on their way.
@@ -69,6 +71,7 @@ impl Registrar {
             check_at: now,
             roster_at: now,
             config,
+            roster: None,
             members: BTreeMap::new(),
             arriving: BTreeMap::new(),
             left: BTreeMap::new(),
@@ -82,6 +85,11 @@ impl Registrar {
         registrar.update_own(own, now)?;
         registrar.request(Destination::Segment);
         Ok(registrar)
+    }
+
+    /// Takes these servers only: a roster that the administrator fixed.
+    pub fn set_roster(&mut self, roster: BTreeSet<ServerName>) {
+        self.roster = Some(roster);
     }
 
     /// The election gave this leader a higher epoch: all register again.
@@ -229,6 +237,9 @@ impl Registrar {
         let info: MemberInfo = parts::decoded(&whole).ok_or(Rejected::Unreadable { from })?;
         if info.server != from {
             return Err(Rejected::NotTheSender { from, named: info.server });
+        }
+        if self.roster.as_ref().is_some_and(|roster| !roster.contains(&info.name)) {
+            return Err(Rejected::NotOnRoster { from });
         }
         let digest = digest(&whole);
         self.left.remove(&from);

@@ -339,3 +339,27 @@ fn messages_keep_their_bytes() {
         assert_eq!(hex, bytes, "{message:?}");
     }
 }
+
+#[test]
+fn on_a_fixed_roster_only_its_servers_are_registered() {
+    let mut segment = Segment::new(Config::lan(), 0, 3);
+    segment.registrar.set_roster([info(1, 1).name].into());
+    let register = |number| {
+        let bytes = parts::encoded(&info(number, 1)).expect("encodes");
+        Message::Register { revision: 1, part: 0, parts: 1, bytes }
+    };
+    let now = segment.now;
+    assert_eq!(segment.registrar.handle_message(id(1), &register(1), now), Ok(()));
+    assert_eq!(segment.registrar.handle_message(id(2), &register(2), now), Err(Rejected::NotOnRoster { from: id(2) }));
+    assert_eq!(segment.registrar.count(), 2);
+}
+
+#[test]
+fn timers_that_contradict_each_other_are_refused_by_name() {
+    for preset in [Config::lan(), Config::fast(), Config::seed()] {
+        assert_eq!(preset.validate(), Ok(()));
+    }
+    let broken = Config { silence_max: ms(2_000), ..Config::lan() };
+    let error = broken.validate().expect_err("two signs of life are too few");
+    assert_eq!(error.to_string(), "three times keep_alive (3s) must be shorter than silence_max (2s)");
+}

@@ -36,6 +36,7 @@ struct OfServer {
 /// then sleep until [`Collector::poll_timeout`].
 #[derive(Debug, Default)]
 pub struct Collector {
+    epoch: u64,
     config: Config,
     servers: BTreeMap<ServerId, OfServer>,
     /// News that no event has told.
@@ -51,10 +52,15 @@ pub struct Collector {
 }
 
 impl Collector {
-    /// A leader that knows nothing yet.
+    /// A leader of this epoch that knows nothing yet.
     #[must_use]
-    pub fn new(config: Config) -> Self {
-        Self { config, ..Self::default() }
+    pub fn new(epoch: u64, config: Config) -> Self {
+        Self { epoch, config, ..Self::default() }
+    }
+
+    /// The election gave this leader a higher epoch; what it knows it knows.
+    pub fn renew(&mut self, epoch: u64) {
+        self.epoch = epoch;
     }
 
     /// A message from a server whose identity is proven; the leader's own reports come this way too.
@@ -77,7 +83,7 @@ impl Collector {
                 self.on_part(from, *assignment, *serial, (*part, *parts), bytes, now)?;
             }
             // What leaders say; the election settles who is one.
-            Message::Ack(_) | Message::PartsHeld { .. } | Message::Ask(_) => (),
+            Message::Ack { .. } | Message::PartsHeld { .. } | Message::Ask(_) => (),
         }
         self.handle_timeout(now);
         Ok(())
@@ -159,7 +165,8 @@ impl Collector {
             for (server, assignment) in std::mem::take(&mut self.incomplete) {
                 let known = self.servers.get(&server).and_then(|known| known.arriving.get(&assignment));
                 let Some((serial, assembly)) = known else { continue };
-                let message = Message::PartsHeld { assignment, serial: *serial, held: assembly.bitmap() };
+                let message =
+                    Message::PartsHeld { epoch: self.epoch, assignment, serial: *serial, held: assembly.bitmap() };
                 self.outputs.push_back(Output::Send { to: Destination::Server(server), message });
             }
         }
@@ -262,7 +269,8 @@ impl Collector {
         let known: Vec<_> =
             acks.into_iter().map(|((server, assignment), serial)| Known { server, assignment, serial }).collect();
         for known in known.chunks(ACKS_PER_MESSAGE) {
-            self.outputs.push_back(Output::Send { to, message: Message::Ack(known.to_vec()) });
+            self.outputs
+                .push_back(Output::Send { to, message: Message::Ack { epoch: self.epoch, known: known.to_vec() } });
         }
     }
 }

@@ -158,17 +158,17 @@ impl Reporter {
 
     /// A message from a server whose identity is proven. Others than the leader are not listened to.
     pub fn handle_message(&mut self, from: ServerId, message: &Message, now: Timestamp) {
-        if self.leader.is_none_or(|(leader, _)| leader != from) {
-            return;
-        }
+        let Some((_, led)) = self.leader.filter(|(leader, _)| *leader == from) else { return };
         match message {
-            Message::Ack(known) => {
+            Message::Ack { epoch, known } if *epoch == led => {
                 let own = self.server;
                 for known in known.iter().filter(|known| known.server == own) {
                     self.on_known(known.assignment, known.serial, now);
                 }
             }
-            Message::PartsHeld { assignment, serial, held } => self.on_parts_held(*assignment, *serial, held, now),
+            Message::PartsHeld { epoch, assignment, serial, held } if *epoch == led => {
+                self.on_parts_held(*assignment, *serial, held, now);
+            }
             Message::Ask(ask) if ask.asks(self.server) => {
                 let wait = self.random(Duration::ZERO, self.config.answer_spread);
                 if let Some(kept) = self.kept.get_mut(&ask.assignment) {
@@ -176,7 +176,12 @@ impl Reporter {
                     kept.start_anew(say_at, &self.config);
                 }
             }
-            Message::Ask(_) | Message::Reports(_) | Message::Part { .. } => (),
+            // Acknowledgements of another epoch were said when the leader led before, and are late.
+            Message::Ack { .. }
+            | Message::PartsHeld { .. }
+            | Message::Ask(_)
+            | Message::Reports(_)
+            | Message::Part { .. } => (),
         }
         self.handle_timeout(now);
     }

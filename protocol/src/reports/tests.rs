@@ -61,7 +61,7 @@ impl Segment {
             now: Timestamp(7_000_000),
             loss_percent,
             leader: id(1),
-            collector: Collector::new(Config::default()),
+            collector: Collector::new(1, Config::default()),
             reporters: BTreeMap::new(),
             flying: BTreeMap::new(),
             sent: 0,
@@ -78,7 +78,7 @@ impl Segment {
 
     fn elect(&mut self, leader: u16, epoch: u64) {
         self.leader = id(leader);
-        self.collector = Collector::new(Config::default());
+        self.collector = Collector::new(epoch, Config::default());
         let now = self.now;
         for reporter in self.reporters.values_mut() {
             reporter.follows(id(leader), epoch, now);
@@ -282,14 +282,14 @@ fn an_outcome_of_a_quarter_of_a_megabyte_arrives_soon_and_a_larger_one_is_refuse
 
 #[test]
 fn an_outcome_that_a_later_one_overtook_changes_nothing() {
-    let mut collector = Collector::new(Config::default());
+    let mut collector = Collector::new(1, Config::default());
     let item = |serial, outcome| Item { assignment: AssignmentNumber(3), serial, outcome };
     let mut says = |item, at| {
         collector.handle_message(id(4), &Message::Reports(vec![item]), Timestamp(at)).expect("makes sense");
         std::iter::from_fn(|| collector.poll_output()).collect::<Vec<_>>()
     };
     let ack = Known { server: id(4), assignment: AssignmentNumber(3), serial: 8 };
-    let ack = Output::Send { to: Destination::Server(id(4)), message: Message::Ack(vec![ack]) };
+    let ack = Output::Send { to: Destination::Server(id(4)), message: Message::Ack { epoch: 1, known: vec![ack] } };
     let news = Output::Event(Event::Reports(vec![report(4, 3, committed(1))]));
     assert_eq!(says(item(8, committed(1)), 1_000_000), [news, ack.clone()]);
     assert_eq!(says(item(7, prepared(1)), 2_000_000), std::slice::from_ref(&ack));
@@ -325,7 +325,7 @@ fn a_reporter_keeps_the_newest_outcomes_and_names_what_nobody_heard() {
 
 #[test]
 fn missing_reports_are_asked_for_one_by_one_when_few_and_by_the_shorter_list_when_many() {
-    let mut collector = Collector::new(Config::default());
+    let mut collector = Collector::new(1, Config::default());
     let expected: BTreeSet<_> = (1..=300).map(id).collect();
     let item = Item { assignment: AssignmentNumber(3), serial: 1, outcome: Outcome::Received };
     let message = Message::Reports(vec![item]);
@@ -370,7 +370,7 @@ fn who_is_asked_says_it_again_and_who_is_not_keeps_silent() {
 
 #[test]
 fn parts_that_cannot_be_and_what_cannot_be_read_are_refused_by_name() {
-    let mut collector = Collector::new(Config::default());
+    let mut collector = Collector::new(1, Config::default());
     let assignment = AssignmentNumber(3);
     let mut says = |part, parts, bytes: &[u8]| {
         let message = Message::Part { assignment, serial: 4, part, parts, bytes: bytes.to_vec() };
@@ -399,8 +399,8 @@ fn messages_keep_their_bytes() {
             "0001ac020701010102".to_owned(),
         ),
         (Message::Part { assignment, serial: 7, part: 1, parts: 2, bytes: vec![9] }, "01ac020701020109".to_owned()),
-        (Message::Ack(vec![Known { server, assignment, serial: 7 }]), format!("0201{id}ac0207")),
-        (Message::PartsHeld { assignment, serial: 7, held: vec![3] }, "03ac02070103".to_owned()),
+        (Message::Ack { epoch: 9, known: vec![Known { server, assignment, serial: 7 }] }, format!("020901{id}ac0207")),
+        (Message::PartsHeld { epoch: 9, assignment, serial: 7, held: vec![3] }, "0309ac02070103".to_owned()),
         (Message::Ask(ask), format!("04ac020001{id}0101{id}")),
     ];
     for (message, bytes) in samples {

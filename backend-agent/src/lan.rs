@@ -1,0 +1,433 @@
+//! What an administrator says about the protocols of the segment: a preset, and single timers that
+//! differ from it. Read from the agent's configuration file, checked before anything starts.
+//!
+//! All servers of a segment use the same settings. What each timer is for and what it costs in either
+//! direction is in `docs/configuration.md`.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use common::ids::ServerName;
+use protocol::election::{ConfigError, Standing, shorter};
+use protocol::session::{ReceiverConfig, SenderConfig};
+use protocol::{election, registration, reports};
+use serde::Deserialize;
+
+/// Everything about the protocols of the segment.
+#[derive(Debug, Clone, Default)]
+pub struct Lan {
+    /// Timers of the election.
+    pub election: election::Config,
+    /// Timers of the registration.
+    pub registration: registration::Config,
+    /// Timers of the reports.
+    pub reports: reports::Config,
+    /// Times and limits of sessions at the leader.
+    pub sender: SenderConfig,
+    /// Times of sessions at a member.
+    pub receiver: ReceiverConfig,
+    /// How the leader is found.
+    pub choice: Choice,
+    /// The only servers that a leader registers. `None`: all that are enrolled in the segment.
+    pub roster: Option<BTreeSet<ServerName>>,
+    /// Rank on the list of pre-assigned leaders, higher first; 0 when not listed.
+    pub rank: u8,
+    /// The administrator's factor. `None`: [`Standing::FACTOR_NEUTRAL`].
+    pub factor: Option<u8>,
+}
+
+/// How the leader is found.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum Choice {
+    /// By vote.
+    #[default]
+    Elected,
+    /// This server leads, and no other.
+    Fixed(ServerName),
+}
+
+/// Settings that belong together, by name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Preset {
+    /// A local network.
+    #[default]
+    Lan,
+    /// A local network of machines that are never held up: a dead leader is replaced within 0.3 s.
+    Fast,
+    /// The seconds of 002.
+    Seed,
+}
+
+/// Why a configuration file is not used.
+#[derive(Debug, thiserror::Error)]
+pub enum LanError {
+    /// It cannot be read.
+    #[error("the configuration file {} cannot be read", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// It is no configuration, or names something that there is not.
+    #[error("the configuration file {} is not understood", path.display())]
+    Form {
+        /// The file.
+        path: PathBuf,
+        /// Why, with the line.
+        source: Box<toml::de::Error>,
+    },
+    /// Two timers contradict each other.
+    #[error("the timers of [{section}] contradict each other")]
+    Timers {
+        /// The section of the file, or two of them.
+        section: &'static str,
+        /// Which.
+        source: ConfigError,
+    },
+    /// `election = "fixed"` without `leader`.
+    #[error("election = \"fixed\" needs leader = \"NAME\"")]
+    NoLeader,
+    /// `leader` without `election = "fixed"`.
+    #[error(
+        "leader = \"{leader}\" has no meaning without election = \"fixed\"; for a preference, give that server a rank"
+    )]
+    LeaderNotFixed {
+        /// The leader that is named.
+        leader: ServerName,
+    },
+    /// The leader is not one of the members.
+    #[error("the leader {leader} is not on the roster")]
+    LeaderNotOnRoster {
+        /// The leader that is named.
+        leader: ServerName,
+    },
+}
+
+/// A duration as people write it: `150ms`, `1.5s`, `200us`, `2m`.
+#[derive(Debug, Clone, Copy)]
+struct Time(Duration);
+
+impl<'de> Deserialize<'de> for Time {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        parse_time(&text)
+            .map(Self)
+            .ok_or_else(|| serde::de::Error::custom(format!("{text:?} is no time; say 150ms, 1.5s, 200us or 2m")))
+    }
+}
+
+/// Longest time that can be said: a day. Beyond it no protocol of a segment makes sense.
+const TIME_MAX: Duration = Duration::from_secs(86_400);
+
+fn parse_time(text: &str) -> Option<Duration> {
+    let unit_at = text.find(|c: char| !c.is_ascii_digit() && c != '.')?;
+    let (number, unit) = text.split_at(unit_at);
+    let seconds = match unit.trim_start() {
+        "us" => 1e-6,
+        "ms" => 1e-3,
+        "s" => 1.0,
+        "m" => 60.0,
+        _ => return None,
+    };
+    let time = Duration::try_from_secs_f64(number.parse::<f64>().ok()? * seconds).ok()?;
+    (time <= TIME_MAX).then_some(time)
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct File {
+    lan: LanSection,
+    election: ElectionSection,
+    registration: RegistrationSection,
+    reports: ReportsSection,
+    sender: SenderSection,
+    receiver: ReceiverSection,
+}
+
+#[derive(Debug, Clone, Copy, Default, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum ElectionWord {
+    #[default]
+    Elected,
+    Fixed,
+}
+
+/// Declares a section of the file whose values replace those of a configuration, by the same names.
+macro_rules! section {
+    ($name:ident for $config:ty { times: $($time:ident),*; plain: $($plain:ident: $kind:ty),* }) => {
+        #[derive(Debug, Default, Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct $name {
+            $(#[serde(default)] $time: Option<Time>,)*
+            $(#[serde(default)] $plain: Option<$kind>,)*
+        }
+
+        impl $name {
+            fn apply(self, config: &mut $config) {
+                $(if let Some(Time(time)) = self.$time { config.$time = time; })*
+                $(if let Some(value) = self.$plain { config.$plain = value; })*
+            }
+        }
+    };
+}
+
+section!(ElectionSection for election::Config {
+    times: announce_interval, answer_gap, silence_max, startup_listen, claim_wait_min, claim_wait_max, vote, concede,
+        reclaim, probe;
+    plain: claims_reopen_vote: bool
+});
+section!(RegistrationSection for registration::Config {
+    times: repeat_min, repeat_max, missed_wait, keep_alive, silence_max, roster_quiet, roster_delay_max,
+        roster_interval, changed_gap, spread_per_member;
+    plain:
+});
+section!(ReportsSection for reports::Config { times: repeat_min, repeat_max, gather, answer_spread; plain: });
+section!(SenderSection for SenderConfig {
+    times: poll_interval, reply_window, reply_hold, poll_interval_max, stall_poll_interval_max, announce_interval,
+        announce_interval_max, silence_min, progress_max;
+    plain: repair_every: u32
+});
+section!(ReceiverSection for ReceiverConfig {
+    times: reply_window, reply_window_max, unasked_after, unasked_interval_max, idle_max;
+    plain: repeated_acknowledgements: u32
+});
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct LanSection {
+    preset: Preset,
+    election: ElectionWord,
+    leader: Option<ServerName>,
+    roster: Option<BTreeSet<ServerName>>,
+    rank: u8,
+    factor: Option<u8>,
+    preempt_after: Option<Time>,
+}
+
+impl Lan {
+    /// A preset as it is.
+    #[must_use]
+    pub fn preset(preset: Preset) -> Self {
+        let (election, registration, reports) = match preset {
+            Preset::Lan => (election::Config::lan(), registration::Config::lan(), reports::Config::lan()),
+            Preset::Fast => (election::Config::fast(), registration::Config::fast(), reports::Config::lan()),
+            Preset::Seed => (election::Config::seed(), registration::Config::seed(), reports::Config::seed()),
+        };
+        let mut lan = Self { election, registration, reports, ..Self::default() };
+        if preset == Preset::Seed {
+            // 002: members say what they miss within a second.
+            let window = Duration::from_secs(1);
+            lan.sender.reply_window = window;
+            lan.sender.poll_interval = window * 2;
+            lan.sender.poll_interval_max = window * 2;
+            lan.sender.silence_min = window * 20;
+            lan.receiver.reply_window = window;
+            lan.receiver.reply_window_max = window;
+            lan.receiver.unasked_after = window * 3;
+            lan.receiver.unasked_interval_max = window * 10;
+            lan.receiver.idle_max = window * 30;
+        }
+        lan
+    }
+
+    /// Reads a configuration file.
+    ///
+    /// # Errors
+    /// [`LanError`].
+    pub fn read(path: &Path) -> Result<Self, LanError> {
+        let text = std::fs::read_to_string(path).map_err(|source| LanError::Read { path: path.to_owned(), source })?;
+        Self::parse(&text, path)
+    }
+
+    fn parse(text: &str, path: &Path) -> Result<Self, LanError> {
+        let file: File = toml::from_str(text)
+            .map_err(|source| LanError::Form { path: path.to_owned(), source: Box::new(source) })?;
+        let section = file.lan;
+        let mut lan = Self::preset(section.preset);
+        file.election.apply(&mut lan.election);
+        file.registration.apply(&mut lan.registration);
+        file.reports.apply(&mut lan.reports);
+        file.sender.apply(&mut lan.sender);
+        file.receiver.apply(&mut lan.receiver);
+        lan.election.preempt_after = section.preempt_after.map(|Time(time)| time);
+        lan.choice = match (section.election, section.leader) {
+            (ElectionWord::Elected, None) => Choice::Elected,
+            (ElectionWord::Elected, Some(leader)) => return Err(LanError::LeaderNotFixed { leader }),
+            (ElectionWord::Fixed, None) => return Err(LanError::NoLeader),
+            (ElectionWord::Fixed, Some(leader)) => Choice::Fixed(leader),
+        };
+        lan.roster = section.roster;
+        lan.rank = section.rank;
+        lan.factor = section.factor;
+        lan.validate()?;
+        Ok(lan)
+    }
+
+    /// Checks all timers, each protocol's against each other and those of one protocol against those of
+    /// another.
+    ///
+    /// # Errors
+    /// [`LanError`] names both timers of the relation that does not hold.
+    pub fn validate(&self) -> Result<(), LanError> {
+        let within = |section| move |source| LanError::Timers { section, source };
+        self.election.validate().map_err(within("election"))?;
+        self.registration.validate().map_err(within("registration"))?;
+        self.reports.validate().map_err(within("reports"))?;
+        // A member must not count as gone because its leader was replaced.
+        shorter(&[(
+            "silence_max of the election",
+            self.election.silence_max,
+            "silence_max of the registration",
+            self.registration.silence_max,
+        )])
+        .map_err(within("election] and [registration"))?;
+        let (sender, receiver) = (&self.sender, &self.receiver);
+        shorter(&[
+            ("announce_interval", sender.announce_interval, "announce_interval_max", sender.announce_interval_max),
+            ("poll_interval_max", sender.poll_interval_max, "silence_min", sender.silence_min),
+            ("silence_min", sender.silence_min, "progress_max", sender.progress_max),
+        ])
+        .map_err(within("sender"))?;
+        shorter(&[
+            ("unasked_after", receiver.unasked_after, "unasked_interval_max", receiver.unasked_interval_max),
+            ("unasked_interval_max", receiver.unasked_interval_max, "idle_max", receiver.idle_max),
+        ])
+        .map_err(within("receiver"))?;
+        // Answers must come before the round is over, and a session that waits for more must be heard of.
+        shorter(&[
+            (
+                "reply_window of the receiver",
+                receiver.reply_window,
+                "reply_window and reply_hold of the sender",
+                sender.reply_window + sender.reply_hold,
+            ),
+            (
+                "stall_poll_interval_max of the sender",
+                sender.stall_poll_interval_max,
+                "idle_max of the receiver",
+                receiver.idle_max,
+            ),
+        ])
+        .map_err(within("sender] and [receiver"))?;
+        match (&self.choice, &self.roster) {
+            (Choice::Fixed(leader), Some(roster)) if !roster.contains(leader) => {
+                Err(LanError::LeaderNotOnRoster { leader: leader.clone() })
+            }
+            (Choice::Fixed(_) | Choice::Elected, _) => Ok(()),
+        }
+    }
+
+    /// What of a server's standing the administrator says.
+    #[must_use]
+    pub fn standing(&self) -> Standing {
+        Standing {
+            preassigned: self.rank,
+            factor: self.factor.unwrap_or(Standing::FACTOR_NEUTRAL),
+            ..Standing::default()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<Lan, LanError> {
+        Lan::parse(text, Path::new("agent.toml"))
+    }
+
+    fn name(text: &str) -> ServerName {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn presets_are_valid_and_seed_holds_the_documents_seconds() {
+        for (word, preset) in [("lan", Preset::Lan), ("fast", Preset::Fast), ("seed", Preset::Seed)] {
+            let lan = parse(&format!("[lan]\npreset = \"{word}\"")).unwrap();
+            assert_eq!(lan.election, Lan::preset(preset).election);
+        }
+        let seed = Lan::preset(Preset::Seed);
+        let seconds = |time: Duration| time.as_secs_f64();
+        // 002, claim 34: no less than five seconds of silence; claims after 5 to 10; votes of 10 to 15.
+        assert!(seconds(seed.election.silence_max) >= 5.0);
+        assert_eq!((seed.election.claim_wait_min.as_secs(), seed.election.claim_wait_max.as_secs()), (5, 10));
+        assert!((10.0..=15.0).contains(&seconds(seed.election.vote)));
+        // The list 3 to 5 s after the last registration, repeats after up to 1 s (claims 40 and 41).
+        assert_eq!((seed.registration.roster_quiet.as_secs(), seed.registration.roster_delay_max.as_secs()), (3, 5));
+        assert_eq!(seed.registration.missed_wait, Duration::from_secs(1));
+        assert_eq!(seed.receiver.reply_window, Duration::from_secs(1));
+        assert!(seed.election.claims_reopen_vote);
+    }
+
+    #[test]
+    fn single_timers_replace_those_of_the_preset() {
+        let lan = parse(
+            "[lan]\npreset = \"fast\"\nrank = 3\nfactor = 150\npreempt_after = \"30s\"\n\
+             [election]\nvote = \"75ms\"\n[registration]\nkeep_alive = \"0.3s\"\n\
+             [reports]\ngather = \"5ms\"\n[sender]\nrepair_every = 8\n[receiver]\nidle_max = \"5s\"",
+        )
+        .unwrap();
+        assert_eq!(lan.election.vote, Duration::from_millis(75));
+        assert_eq!(lan.election.silence_max, election::Config::fast().silence_max);
+        assert_eq!(lan.registration.keep_alive, Duration::from_millis(300));
+        assert_eq!(lan.reports.gather, Duration::from_millis(5));
+        assert_eq!(lan.sender.repair_every, 8);
+        assert_eq!(lan.receiver.idle_max, Duration::from_secs(5));
+        assert_eq!(lan.election.preempt_after, Some(Duration::from_secs(30)));
+        assert_eq!((lan.standing().preassigned, lan.standing().factor), (3, 150));
+    }
+
+    #[test]
+    fn timers_that_contradict_each_other_are_refused_with_both_names() {
+        for (text, section, timers) in [
+            ("[election]\nvote = \"10ms\"", "election", "claim_wait_max (90ms) must be shorter than vote (10ms)"),
+            (
+                "[registration]\nsilence_max = \"500ms\"\nkeep_alive = \"100ms\"",
+                "election] and [registration",
+                "silence_max of the election (650ms) must be shorter than silence_max of the registration (500ms)",
+            ),
+            (
+                "[receiver]\nidle_max = \"501ms\"\n[sender]\nstall_poll_interval_max = \"1s\"",
+                "sender] and [receiver",
+                "stall_poll_interval_max of the sender (1s) must be shorter than idle_max of the receiver (501ms)",
+            ),
+        ] {
+            let Err(LanError::Timers { section: found, source }) = parse(text) else { panic!("{text} is refused") };
+            assert_eq!((found, source.to_string().as_str()), (section, timers));
+        }
+    }
+
+    #[test]
+    fn a_fixed_leader_has_a_name_and_is_on_the_roster() {
+        let fixed = parse("[lan]\nelection = \"fixed\"\nleader = \"web1\"\nroster = [\"web1\", \"web2\"]").unwrap();
+        assert_eq!(fixed.choice, Choice::Fixed(name("web1")));
+        assert_eq!(fixed.roster, Some([name("web1"), name("web2")].into()));
+        assert!(matches!(parse("[lan]\nelection = \"fixed\""), Err(LanError::NoLeader)));
+        assert!(matches!(parse("[lan]\nleader = \"web1\""), Err(LanError::LeaderNotFixed { .. })));
+        let elsewhere = "[lan]\nelection = \"fixed\"\nleader = \"web1\"\nroster = [\"web2\"]";
+        assert!(matches!(parse(elsewhere), Err(LanError::LeaderNotOnRoster { .. })));
+    }
+
+    #[test]
+    fn what_is_not_understood_is_refused_and_not_guessed() {
+        for text in [
+            "[lan]\npreset = \"slow\"",
+            "[election]\nvotes = \"1s\"",
+            "[elections]\nvote = \"1s\"",
+            "[election]\nvote = 5",
+            "[election]\nvote = \"5\"",
+            "[election]\nvote = \"-5s\"",
+            "[election]\nvote = \"5h\"",
+            "[election]\nvote = \"9999999m\"",
+        ] {
+            assert!(matches!(parse(text), Err(LanError::Form { .. })), "{text}");
+        }
+        assert_eq!(parse_time("1.5s"), Some(Duration::from_millis(1_500)));
+        assert_eq!(parse_time("200us"), Some(Duration::from_micros(200)));
+        assert!(matches!(Lan::read(Path::new("/nowhere/agent.toml")), Err(LanError::Read { .. })));
+    }
+}
