@@ -1,0 +1,21 @@
+//! One operation of the interpreter, in a process that may be killed:
+//! `crash-step ROOT [ASSIGNMENT]`. Without an assignment the trees are only opened, which is recovery.
+//!
+//! What lies between the two questions for files that are never there is what counts: before them
+//! the process starts, after them it prints its report.
+
+use std::path::Path;
+
+use crash::step::step;
+use crash::strace::{BEGINS, ENDS};
+
+fn main() {
+    let mut arguments = std::env::args_os().skip(1);
+    let root = arguments.next().expect("a root is given");
+    let assignment = arguments.next().map(|path| std::fs::read(path).expect("the assignment is there"));
+    // These only leave a mark in a trace; nothing is there to be found.
+    let _ = std::fs::symlink_metadata(BEGINS);
+    let report = step(Path::new(&root), assignment.as_deref());
+    let _ = std::fs::symlink_metadata(ENDS);
+    println!("{}", serde_json::to_string(&report).expect("a report is plain data"));
+}
