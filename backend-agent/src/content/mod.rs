@@ -225,7 +225,13 @@ impl SiteTrees {
     /// Makes a state the durable one. Not while a swap is pending.
     fn write_body(&mut self, body: Body) -> Result<(), ContentError> {
         let journal = Journal { body, swap: None };
-        journal.write(self.state.as_fd(), &mut *self.fault).map_err(ContentError::io("writing", "the journal"))?;
+        if let Err(error) = journal.write(self.state.as_fd(), &mut *self.fault) {
+            // It may be in its place all the same, and would be believed when the trees are opened again.
+            if let Err(second) = self.journal.write(self.state.as_fd(), &mut *self.fault) {
+                tracing::warn!(site = %self.site, error = %second, "the journal cannot be put back");
+            }
+            return Err(ContentError::io("writing", "the journal")(error));
+        }
         self.journal = journal;
         Ok(())
     }

@@ -39,6 +39,7 @@ pub fn operation(
 ) -> Result<Tally> {
     let mut tally = Tally::default();
     let mut rig = scope.rig(shape, operation)?;
+    rig.spends = and_later;
     let mut calls = rig_calls(&mut rig)?;
     calls.retain(|call, _| !NOT_OF_FILES.contains(&call.as_str()));
     let mut turn = 0;
@@ -59,6 +60,7 @@ pub fn operation(
                         return Ok(tally);
                     }
                     rig = scope.rig(shape, operation)?;
+                    rig.spends = and_later;
                 }
             }
         }

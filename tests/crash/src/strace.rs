@@ -81,11 +81,13 @@ impl Stepper {
 
     fn start(&self, options: &[String], root: &Path, assignment: Option<&[u8]>) -> Result<Ended> {
         let mut command = Command::new("strace");
-        command.args(options).arg("-o").arg(self.trace_file()).arg(&self.program).arg(root);
-        self.end(&mut command, assignment)
+        command.args(options).arg("-o").arg(self.trace_file()).arg(&self.program);
+        self.end(command, root, assignment)
     }
 
-    fn end(&self, command: &mut Command, assignment: Option<&[u8]>) -> Result<Ended> {
+    fn end(&self, mut command: Command, root: &Path, assignment: Option<&[u8]>) -> Result<Ended> {
+        let answer = self.work.join("answer");
+        command.arg(root).arg(&answer);
         if let Some(bytes) = assignment {
             let path = self.work.join("order");
             std::fs::write(&path, bytes).map_err(RigError::io("writing an assignment"))?;
@@ -95,11 +97,11 @@ impl Stepper {
         if output.status.signal() == Some(9) {
             return Ok(Ended::Killed);
         }
-        let text = String::from_utf8_lossy(&output.stdout);
-        match serde_json::from_str(&text) {
+        let text = std::fs::read(&answer).map_err(RigError::io("reading an answer"))?;
+        match serde_json::from_slice(&text) {
             Ok(report) if output.status.success() => Ok(Ended::Reported(report)),
             Ok(_) | Err(_) => {
-                Ok(Ended::Broke(format!("{}: {text}{}", output.status, String::from_utf8_lossy(&output.stderr))))
+                Ok(Ended::Broke(format!("{}: {}", output.status, String::from_utf8_lossy(&output.stderr))))
             }
         }
     }
@@ -109,7 +111,7 @@ impl Stepper {
     /// # Errors
     /// When the process cannot be started or breaks.
     pub fn plain(&self, root: &Path, assignment: Option<&[u8]>) -> Result<Report> {
-        match self.end(Command::new(&self.program).arg(root), assignment)? {
+        match self.end(Command::new(&self.program), root, assignment)? {
             Ended::Reported(report) => Ok(report),
             ended @ (Ended::Killed | Ended::Broke(_)) => Err(RigError::Violation(format!("a plain run: {ended:?}"))),
         }
@@ -156,13 +158,15 @@ impl Stepper {
             Effect::Skip => "retval=0".to_owned(),
         };
         let later = if injection.and_later { "+" } else { "" };
-        let options = [
-            "-f".to_owned(),
-            "--seccomp-bpf".to_owned(),
+        let mut options = vec![
             "-qq".to_owned(),
             format!("--trace={call}"),
             format!("--inject={call}:{effect}:when={}{later}", injection.nth),
         ];
+        // With the filter only calls of that name stop, but no signal is sent before them.
+        if injection.effect != Effect::Kill {
+            options.extend(["-f", "--seccomp-bpf"].map(str::to_owned));
+        }
         self.start(&options, root, assignment)
     }
 }
