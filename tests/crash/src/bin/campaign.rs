@@ -4,10 +4,11 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use crash::error::Result;
+use crash::error::{Result, RigError};
 use crash::failing;
 use crash::kill::{self, Scope, Tally};
 use crash::operation::Operation;
+use crash::power::{FileSystem, Omission, Recording};
 use crash::shapes::Shape;
 
 /// Tries to break the content interpreter.
@@ -57,6 +58,27 @@ enum What {
         #[arg(long)]
         no_recovery: bool,
     },
+    /// Cuts the power.
+    Power {
+        /// Where the rig is.
+        #[arg(long, default_value = "/dev/shm")]
+        dir: PathBuf,
+        /// Only these file systems.
+        #[arg(long)]
+        file_system: Vec<FileSystem>,
+        /// Number of states on each.
+        #[arg(long, default_value_t = 500)]
+        states: usize,
+        /// Of the draw of states.
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+        /// What is published.
+        #[arg(long, default_value = "mixed")]
+        shape: Shape,
+        /// Leave out flushes, one after the other, and say which are missed.
+        #[arg(long)]
+        omit: bool,
+    },
     /// Fails every call with every error.
     Errors {
         #[command(flatten)]
@@ -81,6 +103,39 @@ fn main() -> ExitCode {
 fn step_program() -> PathBuf {
     let own = std::env::current_exe().expect("a program knows where it is");
     own.with_file_name("crash-step")
+}
+
+/// With one flush left out at a time: those that matter must be missed.
+fn omissions(
+    program: &std::path::Path,
+    dir: &std::path::Path,
+    file_system: FileSystem,
+    shape: Shape,
+    states: usize,
+    seed: u64,
+    total: &mut Tally,
+) -> Result<()> {
+    let mut all =
+        vec![Omission { call: "syncfs".to_owned(), nth: None }, Omission { call: "fsync".to_owned(), nth: None }];
+    all.extend((1..=9).map(|nth| Omission { call: "fsync".to_owned(), nth: Some(nth) }));
+    for omission in all {
+        let dir = tempfile::tempdir_in(dir).map_err(RigError::io("making a directory"))?;
+        let recording = Recording::make(dir.path(), program, file_system, shape, Some(&omission))?;
+        let tally = recording.replay(states, seed, usize::MAX)?;
+        let which = omission.nth.map_or_else(|| "every".to_owned(), |nth| format!("number {nth}"));
+        println!(
+            "{file_system:?} without {} {which}: {} of {} states are bad{}",
+            omission.call,
+            tally.violations.len(),
+            tally.interruptions,
+            tally.violations.first().map(|first| format!(", the first: {first}")).unwrap_or_default()
+        );
+        if omission.nth.is_none() && tally.violations.is_empty() {
+            total.violations.push(format!("{file_system:?}: nobody misses {}", omission.call));
+        }
+        total.interruptions += tally.interruptions;
+    }
+    Ok(())
 }
 
 /// Says what one part came to, as it comes to it.
@@ -108,6 +163,20 @@ fn run(what: &What) -> Result<Tally> {
                         part(&format!("{shape:?} {operation:?}, recovery"), &mut total, tally);
                     }
                 }
+            }
+        }
+        What::Power { dir, file_system, states, seed, shape, omit } => {
+            let all = if file_system.is_empty() { FileSystem::ALL.to_vec() } else { file_system.clone() };
+            for file_system in all {
+                if *omit {
+                    omissions(&program, dir, file_system, *shape, *states, *seed, &mut total)?;
+                    continue;
+                }
+                let dir = tempfile::tempdir_in(dir).map_err(RigError::io("making a directory"))?;
+                let recording = Recording::make(dir.path(), &program, file_system, *shape, None)?;
+                let (writes, flushes) = recording.counts();
+                let tally = recording.replay(*states, *seed, 20)?;
+                part(&format!("{file_system:?}, {writes} writes, {flushes} flushes"), &mut total, tally);
             }
         }
         What::Errors { place } => {
