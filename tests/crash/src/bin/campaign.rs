@@ -5,11 +5,12 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use crash::error::{Result, RigError};
-use crash::failing;
 use crash::kill::{self, Scope, Tally};
 use crash::operation::Operation;
 use crash::power::{FileSystem, Omission, Recording};
 use crash::shapes::Shape;
+use crash::speed::{self, Load};
+use crash::{failing, readers, uploads};
 
 /// Tries to break the content interpreter.
 #[derive(Debug, Parser)]
@@ -57,6 +58,59 @@ enum What {
         /// Leave out the recoveries.
         #[arg(long)]
         no_recovery: bool,
+    },
+    /// Reads while versions are swapped.
+    Readers {
+        /// Where the site is made.
+        #[arg(long, default_value = "/dev/shm")]
+        dir: PathBuf,
+        /// Files to read, at least.
+        #[arg(long, default_value_t = 10_000_000)]
+        reads: u64,
+        /// Swaps to make, at least.
+        #[arg(long, default_value_t = 10_000)]
+        swaps: u32,
+    },
+    /// Writes into an excluded directory while versions are swapped.
+    Uploads {
+        /// Where the site is made.
+        #[arg(long, default_value = "/dev/shm")]
+        dir: PathBuf,
+        /// Swaps to make.
+        #[arg(long, default_value_t = 1000)]
+        swaps: u32,
+        /// Of the writer's choices.
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+    },
+    /// The process that writes for `uploads`.
+    #[command(hide = true)]
+    UploadsWriter {
+        /// The directory.
+        dir: PathBuf,
+        /// Of its choices.
+        seed: u64,
+    },
+    /// Measures preparing, swapping and the disk that trees take.
+    Speed {
+        /// Where the site is made: a disk, for figures that mean something.
+        #[arg(long, default_value = "/var/tmp")]
+        dir: PathBuf,
+        /// Files of the tree.
+        #[arg(long, default_value_t = 25_000)]
+        files: usize,
+        /// Files that change.
+        #[arg(long, default_value_t = 100)]
+        changed: usize,
+        /// Bytes of a file.
+        #[arg(long, default_value_t = 8_000)]
+        file_bytes: usize,
+        /// Publishes.
+        #[arg(long, default_value_t = 10)]
+        publishes: usize,
+        /// Rollbacks.
+        #[arg(long, default_value_t = 200)]
+        swaps: usize,
     },
     /// Cuts the power.
     Power {
@@ -164,6 +218,39 @@ fn run(what: &What) -> Result<Tally> {
                     }
                 }
             }
+        }
+        What::Readers { dir, reads, swaps } => {
+            let found = readers::run(dir, *reads, *swaps)?;
+            println!(
+                "{} reads by path, {} below pinned directories ({} outlived), exchange p99 {:?}",
+                found.by_path, found.pinned, found.outlived, found.exchange_p99
+            );
+            part("readers", &mut total, found.tally);
+        }
+        What::Uploads { dir, swaps, seed } => {
+            let own = std::env::current_exe().map_err(RigError::io("finding this program"))?;
+            let found = uploads::run(dir, &own, *swaps, *seed)?;
+            println!("{} operations of the writer during {} swaps", found.operations, found.swaps);
+            part("uploads", &mut total, found.tally);
+        }
+        What::UploadsWriter { dir, seed } => {
+            uploads::write(dir, *seed).map_err(RigError::io("writing"))?;
+            return Ok(total);
+        }
+        What::Speed { dir, files, changed, file_bytes, publishes, swaps } => {
+            let (files, changed, file_bytes) = (*files, *changed, *file_bytes);
+            let load = Load { files, changed, file_bytes, publishes: *publishes, swaps: *swaps };
+            let measured = speed::measure(dir, &load)?;
+            let [live, all] = measured.disk;
+            println!("{files} files of {file_bytes} bytes, {changed} changed, in {}", dir.display());
+            println!("prepare: median {:?}, longest {:?}", measured.prepare[0], measured.prepare[1]);
+            println!("commit: median {:?}, p99 {:?}", measured.commit[0], measured.commit[1]);
+            println!("exchange: median {:?}, p99 {:?}", measured.exchange[0], measured.exchange[1]);
+            println!(
+                "disk: live {live}, live + backup + temp {all}, which is {:.3} of live and the changes twice",
+                all as f64 / (live + 2 * measured.changed_bytes) as f64
+            );
+            return Ok(total);
         }
         What::Power { dir, file_system, states, seed, shape, omit } => {
             let all = if file_system.is_empty() { FileSystem::ALL.to_vec() } else { file_system.clone() };
