@@ -42,7 +42,7 @@ pub fn noise(seed: u64, bytes: usize) -> Vec<u8> {
 
 fn mixed() -> [Tree; 2] {
     let mut page = noise(2, 3000);
-    let one = Tree::default()
+    let mut one = Tree::default()
         .file("index.html", "<h1>one</h1>")
         .directory("img", 0o755)
         .file("img/logo.png", noise(1, 5000))
@@ -62,6 +62,8 @@ fn mixed() -> [Tree; 2] {
         .file(&format!("{}/{}", "d".repeat(255), "f".repeat(255)), "long names")
         .link("dangling", "nowhere/at/all");
     page[1500] ^= 1;
+    // Only its mode changes: a copy that shares blocks where it can.
+    one.0.insert("run.cgi".parse().expect("a good path"), Item::File(0o755, 1_600_000_000, b"#!/bin/sh".to_vec()));
     let mut two = one
         .clone()
         .file("index.html", "<h1>two</h1>")
@@ -77,6 +79,7 @@ fn mixed() -> [Tree; 2] {
         .file("\u{e9}", "composed, edited")
         .directory("new", 0o755)
         .directory("new/empty", 0o755);
+    two.0.insert("run.cgi".parse().expect("a good path"), Item::File(0o700, 1_600_000_000, b"#!/bin/sh".to_vec()));
     two.0.insert("-rf".parse().expect("a good path"), Item::File(0o700, 1_600_000_000, b"executable".to_vec()));
     [one, two]
 }

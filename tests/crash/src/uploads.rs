@@ -34,7 +34,10 @@ pub struct Account {
     pub operations: u64,
     /// What must be there, by path below the directory.
     pub files: BTreeMap<String, String>,
-    /// Operations that failed, and what was not there when it was read back.
+    /// Operations that the system refused: in the moment between two exchanges a name that was just
+    /// made may not be there yet.
+    pub refused: Vec<String>,
+    /// What read back other than it was written.
     pub trouble: Vec<String>,
 }
 
@@ -100,7 +103,11 @@ impl Writer {
             _ => self.delete(),
         };
         if let Err(error) = result {
-            self.account.trouble.push(format!("operation {number}, of kind {which}: {error}"));
+            let what = format!("operation {number}, of kind {which}: {error}");
+            match error.kind() {
+                io::ErrorKind::NotFound => self.account.refused.push(what),
+                _ => self.account.trouble.push(what),
+            }
         }
     }
 
@@ -168,8 +175,9 @@ impl Writer {
 
     fn delete(&mut self) -> io::Result<()> {
         let Some(name) = self.any() else { return Ok(()) };
+        fs::remove_file(self.dir.join(&name))?;
         self.account.files.remove(&name);
-        fs::remove_file(self.dir.join(name))
+        Ok(())
     }
 }
 
@@ -178,6 +186,8 @@ impl Writer {
 pub struct Found {
     /// Operations of the writer.
     pub operations: u64,
+    /// Those of them that the system refused.
+    pub refused: u64,
     /// Swaps under it.
     pub swaps: u32,
     /// What was lost, came back, or failed.
@@ -230,7 +240,8 @@ pub fn run(dir: &Path, program: &Path, swaps: u32, seed: u64) -> Result<Found> {
             tally.violations.push(format!("{name} came back after it was deleted"));
         }
     }
-    Ok(Found { operations: account.operations, swaps, tally })
+    let refused = account.refused.len() as u64;
+    Ok(Found { operations: account.operations, refused, swaps, tally })
 }
 
 fn list(dir: &Path, below: &str) -> Result<Vec<String>> {

@@ -230,7 +230,10 @@ fn run(what: &What) -> Result<Tally> {
         What::Uploads { dir, swaps, seed } => {
             let own = std::env::current_exe().map_err(RigError::io("finding this program"))?;
             let found = uploads::run(dir, &own, *swaps, *seed)?;
-            println!("{} operations of the writer during {} swaps", found.operations, found.swaps);
+            println!(
+                "{} operations of the writer during {} swaps, {} of them refused",
+                found.operations, found.swaps, found.refused
+            );
             part("uploads", &mut total, found.tally);
         }
         What::UploadsWriter { dir, seed } => {
