@@ -2,29 +2,32 @@
 //!
 //! They must be there in every tree that is live, be the same inodes for whoever has them open, and
 //! lose nothing that is written while trees change places. So: before a swap, the tree that comes
-//! gets hard links to all of them ([`mirror`]); after it, excluded directories change places once
-//! more, so that live has the original ones with whatever was written to them meanwhile, and what
-//! was put into the mirrored ones during that moment is brought along ([`settle`]).
+//! gets hard links to all of them ([`mirror`]); right after it, excluded directories change places
+//! once more, so that live has the original ones with whatever was written to them meanwhile
+//! ([`Originals::follow`]); and what was done to the mirrored ones in the moment between the two
+//! exchanges is done to the original ones ([`settle`]). Within that moment, a few microseconds, an
+//! operation that builds on one just before it can fail; nothing that succeeds is lost.
 //!
 //! What the tree itself contains is never excluded, whatever the patterns say.
 
 use std::collections::BTreeSet;
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::io;
-use std::os::fd::{AsFd as _, BorrowedFd};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::rc::Rc;
 
 use common::exclude::Exclude;
 use common::manifest::{Entry, Manifest};
 use common::path::ContentPath;
-use rustix::fs::{FileType, RenameFlags, Stat};
+use rustix::fs::{AtFlags, FileType, RenameFlags, Stat};
 use rustix::io::Errno;
 
 use super::errors::ContentError;
-use super::journal::{Carried, Swap};
-use super::local::{Index, child};
+use super::journal::Carried;
+use super::local::{Index, changed, child};
 use super::trees::{
-    Tree, is_directory, link, list, mirror_directory, mirror_directory_entry, mirror_entry, open_directory, remove,
-    stat_at,
+    Tree, is_directory, link, list, mirror_directory, mirror_directory_entry, mirror_entry, open_directory, place_of,
+    remove, stat_at,
 };
 
 /// What is excluded: by the patterns, unless the tree contains it.
@@ -132,11 +135,44 @@ fn mirror_one(
     mirror_directory(inner.as_fd(), made.as_fd(), index, mirrored, 0)
 }
 
-/// Gives live the original excluded entries from the tree that went. Can be repeated.
-pub(super) fn settle(live: &Tree, gone: &Tree, state: BorrowedFd<'_>, rule: &Rule<'_>, swap: &Swap) -> io::Result<()> {
-    let carried = &swap.carried;
+/// Original directories with the places, in both trees, that they change between. Opened before the
+/// swap, so that nothing but the exchanges themselves stands between it and them.
+pub(super) struct Originals(Vec<(Rc<OwnedFd>, Rc<OwnedFd>, OsString)>);
+
+impl Originals {
+    pub(super) fn find(live: &Tree, coming: &Tree, carried: &[Carried]) -> io::Result<Self> {
+        let directories = carried.iter().filter(|entry| entry.directory);
+        let pairs = directories.map(|entry| {
+            Ok((live.parent(&entry.path)?, coming.parent(&entry.path)?, OsString::from(entry.path.file_name())))
+        });
+        pairs.collect::<io::Result<_>>().map(Self)
+    }
+
+    /// Brings them to the tree that is live. What cannot be exchanged is left to [`settle`].
+    pub(super) fn follow(&self) {
+        for (from, to, name) in &self.0 {
+            if let Err(error) = rustix::fs::renameat_with(from, name, to, name, RenameFlags::EXCHANGE) {
+                tracing::debug!(?name, %error, "an excluded directory follows later");
+            }
+        }
+    }
+}
+
+/// Gives live the original excluded entries from the tree that went, and brings along what happened
+/// to the mirrored ones while they were live. Can be repeated. What it brought is noted in
+/// `mirrored`, so that it is not brought again when it was taken away meanwhile. Only with
+/// `also_taken` is anything taken away.
+pub(super) fn settle(
+    live: &Tree,
+    gone: &Tree,
+    state: BorrowedFd<'_>,
+    rule: &Rule<'_>,
+    carried: &[Carried],
+    mirrored: &mut BTreeSet<u64>,
+    also_taken: bool,
+) -> io::Result<()> {
     for entry in carried {
-        settle_one(live, gone, state, entry, &swap.mirrored)?;
+        settle_one(live, gone, state, entry, mirrored, also_taken)?;
     }
     // What appeared between the mirroring and the swap.
     for late in find(gone, rule)? {
@@ -146,7 +182,7 @@ pub(super) fn settle(live: &Tree, gone: &Tree, state: BorrowedFd<'_>, rule: &Rul
             rustix::fs::renameat(gone.parent(&late.path)?.as_fd(), name, to.as_fd(), name)?;
         }
     }
-    if carried.is_empty() { Ok(()) } else { Ok(rustix::fs::syncfs(state)?) }
+    Ok(())
 }
 
 fn settle_one(
@@ -154,7 +190,8 @@ fn settle_one(
     gone: &Tree,
     state: BorrowedFd<'_>,
     entry: &Carried,
-    mirrored: &BTreeSet<u64>,
+    mirrored: &mut BTreeSet<u64>,
+    also_taken: bool,
 ) -> io::Result<()> {
     let name = OsStr::new(entry.path.file_name());
     let (here, there) = (live.parent(&entry.path)?, gone.parent(&entry.path)?);
@@ -185,23 +222,26 @@ fn settle_one(
         Some(stat) if is_directory(&stat) => {
             let left = open_directory(there, name)?;
             let kept = open_directory(here, name)?;
-            bring_along(left.as_fd(), kept.as_fd(), state, mirrored)
+            bring_along(left.as_fd(), kept.as_fd(), state, mirrored)?;
+            if also_taken { take_along(Some(left.as_fd()), kept.as_fd(), mirrored) } else { Ok(()) }
         }
         Some(_) | None => Ok(()),
     }
 }
 
-/// Brings what was written to a mirrored directory while it was live. That is later than anything
-/// that was written to the original one by its path, so it takes the place of what stands there.
+/// Brings what was put into a mirrored directory while it was live. It takes the place of what stands
+/// there from before.
 fn bring_along(
     left: BorrowedFd<'_>,
     kept: BorrowedFd<'_>,
     state: BorrowedFd<'_>,
-    mirrored: &BTreeSet<u64>,
+    mirrored: &mut BTreeSet<u64>,
 ) -> io::Result<()> {
+    let original = rustix::fs::fstat(kept)?;
     for (name, kind) in list(left)? {
         let Some(stat) = stat_at(left, &name)? else { continue };
-        let is_new = !mirrored.contains(&stat.st_ino);
+        let place = place_of(&original, &name, &stat);
+        let is_new = !mirrored.contains(&place);
         let there = stat_at(kept, &name)?;
         let directory_there = there.as_ref().is_some_and(is_directory);
         if kind == FileType::Directory {
@@ -211,10 +251,19 @@ fn bring_along(
             } else if there.is_none() && (is_new || holds_new(open_directory(left, &name)?.as_fd(), mirrored)?) {
                 rustix::fs::renameat(left, &name, kept, &name)?;
             }
-        } else if is_new && there.is_none() {
+            continue;
+        }
+        if is_new && there.is_none() {
             link(left, &name, kept, &name)?;
-        } else if is_new && !directory_there && there.is_some_and(|there| there.st_ino != stat.st_ino) {
+        } else if is_new
+            && !directory_there
+            // What was put there after live had the original again is later.
+            && there.is_some_and(|there| there.st_ino != stat.st_ino && changed(&there) <= changed(&stat))
+        {
             put_in_place(left, kept, &name, state)?;
+        }
+        if is_new {
+            mirrored.insert(place);
         }
     }
     Ok(())
@@ -232,12 +281,54 @@ fn holds_new(directory: BorrowedFd<'_>, mirrored: &BTreeSet<u64>) -> io::Result<
     Ok(false)
 }
 
+/// Takes from the original directory what was taken from the mirrored one while that was live: what
+/// was mirrored, is where it was in the original, and is not in the mirror. `left` is `None` below
+/// directories that were removed from the mirror. What was taken is forgotten, so that it is not taken
+/// again when somebody puts it back.
+fn take_along(left: Option<BorrowedFd<'_>>, kept: BorrowedFd<'_>, mirrored: &mut BTreeSet<u64>) -> io::Result<()> {
+    let original = rustix::fs::fstat(kept)?;
+    for (name, kind) in list(kept)? {
+        let Some(stat) = stat_at(kept, &name)? else { continue };
+        let place = place_of(&original, &name, &stat);
+        if !mirrored.contains(&place) {
+            continue;
+        }
+        let mirror = match left {
+            Some(left) => stat_at(left, &name)?,
+            None => None,
+        };
+        if kind != FileType::Directory {
+            if mirror.is_none() {
+                rustix::fs::unlinkat(kept, &name, AtFlags::empty())?;
+                mirrored.remove(&place);
+            }
+            continue;
+        }
+        let inner = open_directory(kept, &name)?;
+        match (left, mirror.filter(is_directory)) {
+            (Some(left), Some(_)) => {
+                take_along(Some(open_directory(left, &name)?.as_fd()), inner.as_fd(), mirrored)?;
+            }
+            (Some(_) | None, _) => {
+                take_along(None, inner.as_fd(), mirrored)?;
+                match rustix::fs::unlinkat(kept, &name, AtFlags::REMOVEDIR) {
+                    // Something may have been put there since.
+                    Ok(()) | Err(Errno::NOTEMPTY | Errno::EXIST) => {}
+                    Err(error) => return Err(error.into()),
+                }
+                mirrored.remove(&place);
+            }
+        }
+    }
+    Ok(())
+}
+
 /// Name, in the state directory, of a link on its way to its place.
-const PASSING: &str = "passing";
+pub(super) const PASSING: &str = "passing";
 
 /// Makes `name` in `to` the inode that it is in `from`, without a moment in which it is missing.
 fn put_in_place(from: BorrowedFd<'_>, to: BorrowedFd<'_>, name: &OsStr, state: BorrowedFd<'_>) -> io::Result<()> {
-    match rustix::fs::unlinkat(state, PASSING, rustix::fs::AtFlags::empty()) {
+    match rustix::fs::unlinkat(state, PASSING, AtFlags::empty()) {
         Ok(()) | Err(Errno::NOENT) => {}
         Err(error) => return Err(error.into()),
     }

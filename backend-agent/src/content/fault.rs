@@ -19,6 +19,8 @@ pub enum Point {
     ReplaceJournal,
     /// Live is about to be switched.
     Switch,
+    /// Live was switched and the original excluded directories are about to follow.
+    FollowSwitch,
     /// Live was switched and its directory is about to be made durable.
     SyncSwitch,
     /// Excluded paths are about to be moved to the tree that is live.

@@ -184,7 +184,9 @@ pub(super) struct Carried {
 pub(super) struct Swap {
     pub(super) step: Move,
     pub(super) carried: Vec<Carried>,
-    /// Inodes in the mirrored excluded directories; any other was put there while they were live.
+    /// Inodes in the mirrored excluded directories, and what stood where when they were mirrored
+    /// (`trees::place_of`). Any other was put there, what is missing was taken away, while the mirrored
+    /// ones were live.
     pub(super) mirrored: BTreeSet<u64>,
     /// For finding excluded entries in the tree that goes.
     pub(super) exclude: Vec<String>,

@@ -35,8 +35,9 @@ pub(super) fn modified(stat: &Stat) -> (i64, u32) {
     (stat.st_mtime as i64, stat.st_mtime_nsec as u32)
 }
 
+/// Seconds and nanoseconds of the change time.
 #[allow(clippy::unnecessary_cast, reason = "the fields' types differ between architectures")]
-fn changed(stat: &Stat) -> (i64, u32) {
+pub(super) fn changed(stat: &Stat) -> (i64, u32) {
     (stat.st_ctime as i64, stat.st_ctime_nsec as u32)
 }
 

@@ -46,7 +46,7 @@ use common::outcome::{Outcome, Refusal, SiteState};
 use common::time::WallTime;
 
 use errors::ContentError;
-use journal::{Body, Journal, Place};
+use journal::{Body, Journal, Place, Swap};
 use local::Index;
 use trees::{Tree, leads_nowhere, remove, stat_at};
 
@@ -73,6 +73,10 @@ pub struct SiteTrees {
     /// Held for its lock.
     _lock: OwnedFd,
     journal: Journal,
+    /// The last swap, for what is put into its mirrored directories late.
+    left_behind: Option<Swap>,
+    /// Whether that was not looked at yet when there was time.
+    stragglers_due: bool,
     index: Index,
     fault: Box<dyn Fault>,
     /// Whether the file system shares blocks between files, once it was tried.
@@ -157,6 +161,7 @@ impl SiteTrees {
             return Err(ContentError::NotATarget { own });
         }
         self.finish_swap()?;
+        self.settle_stragglers();
         if let Some(outcome) = self.body().outcome_of(header.number, header.sequence) {
             return Ok(outcome.clone());
         }
@@ -183,6 +188,9 @@ impl SiteTrees {
     /// # Errors
     /// The refusal that the next assignment might meet for the same reason.
     pub fn clean(&mut self) -> Result<(), Refusal> {
+        if self.stragglers_due {
+            self.settle_stragglers();
+        }
         self.empty_trash().map_err(|error| error.refusal())
     }
 
@@ -225,7 +233,13 @@ impl SiteTrees {
     /// Makes a state the durable one. Not while a swap is pending.
     fn write_body(&mut self, body: Body) -> Result<(), ContentError> {
         let journal = Journal { body, swap: None };
-        journal.write(self.state.as_fd(), &mut *self.fault).map_err(ContentError::io("writing", "the journal"))?;
+        if let Err(error) = journal.write(self.state.as_fd(), &mut *self.fault) {
+            // It may be in its place all the same, and would be believed when the trees are opened again.
+            if let Err(second) = self.journal.write(self.state.as_fd(), &mut *self.fault) {
+                tracing::warn!(site = %self.site, error = %second, "the journal cannot be put back");
+            }
+            return Err(ContentError::io("writing", "the journal")(error));
+        }
         self.journal = journal;
         Ok(())
     }

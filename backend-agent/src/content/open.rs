@@ -18,6 +18,9 @@ use super::local::Index;
 use super::trees::{file_type, open_beneath, open_directory, stat_at};
 use super::{BACKUP, INDEX, SiteTrees, TEMP};
 
+/// What a crash may leave in the state directory, under names that nothing is looked for by.
+const PASSING_NAMES: [&str; 5] = ["journal.new", "index.new", super::excluded::PASSING, "probe-from", "probe-to"];
+
 /// A live directory that may be worked on.
 struct Location {
     live: PathBuf,
@@ -151,6 +154,8 @@ impl SiteTrees {
             trash,
             _lock: lock,
             journal,
+            left_behind: None,
+            stragglers_due: false,
             index,
             fault: Box::new(NoFault),
             shares_blocks: None,
@@ -202,7 +207,15 @@ impl SiteTrees {
                     .map_err(|error| ContentError::io("making durable", self.live_path.display())(error.into()))?;
                 self.finish_swap()?;
             } else {
+                let mut swap = swap.clone();
+                self.settle(&mut swap, true)?;
                 self.write_body(self.journal.body.clone())?;
+            }
+        }
+        for name in PASSING_NAMES {
+            match rustix::fs::unlinkat(&self.state, name, rustix::fs::AtFlags::empty()) {
+                Ok(()) | Err(Errno::NOENT) => {}
+                Err(error) => return Err(ContentError::io("removing", name)(error.into())),
             }
         }
         let mut body = self.body().clone();

@@ -221,6 +221,7 @@ impl SiteTrees {
             let exclude = Exclude::new(&header.live.exclude)?;
             let manifest = self.manifest(header.result)?;
             let rule = Rule { exclude: &exclude, manifest: &manifest };
+            self.left_behind = None;
             mirror(&live, &backup, &rule, &mut self.index, &mut BTreeSet::new())?;
             check(&backup, &rule, &mut self.index)?;
             self.fault.at(Point::SyncStaged).map_err(ContentError::io("making durable", "the backup"))?;

@@ -22,7 +22,7 @@ use common::time::WallTime;
 use rustix::fs::{Mode, RenameFlags};
 
 use super::errors::ContentError;
-use super::excluded::{Rule, find, mirror, settle};
+use super::excluded::{Originals, Rule, find, mirror, settle};
 use super::fault::Point;
 use super::journal::{Backup, Before, Body, Journal, Live, Move, Place, Prepared, Swap};
 use super::trees::Tree;
@@ -48,7 +48,12 @@ impl SiteTrees {
             return Err(ContentError::CommitTooLate { deadline: header.expires, now });
         }
         let staged = self.body().prepared.clone().filter(|staged| staged.number == prepared);
-        let Some(staged) = staged else { return Err(ContentError::NotPrepared { prepared }) };
+        let Some(staged) = staged else {
+            if self.body().live.version == Some(header.result) {
+                return self.record(header, Outcome::Committed { version: header.result });
+            }
+            return Err(ContentError::NotPrepared { prepared });
+        };
         if staged.version != header.result {
             let (staged, expected) = (staged.version, header.result);
             return Err(ContentError::OtherVersion { prepared, staged, expected });
@@ -56,7 +61,10 @@ impl SiteTrees {
         let outcome = Outcome::Committed { version: staged.version };
         let mut after = self.body().clone();
         after.prepared = None;
-        after.note_committed(prepared);
+        if staged.place != Place::Live {
+            // Where nothing changes there is nothing to take back.
+            after.note_committed(prepared);
+        }
         after.remember(header.number, header.sequence, &outcome);
         let present = match staged.place {
             Place::Temp => self.inode(TEMP)?,
@@ -196,20 +204,25 @@ impl SiteTrees {
         exclude: Vec<String>,
         after: Body,
     ) -> Result<(), ContentError> {
+        // What the last swap left behind may be what is mirrored into.
+        self.left_behind = None;
         let mut mirrored = BTreeSet::new();
-        let carried = match step {
+        let (carried, originals) = match step {
             Move::Exchange { place, .. } => {
                 let (manifest, patterns) = self.rule(version, &exclude)?;
                 let rule = Rule { exclude: &patterns, manifest: &manifest };
                 let (Some(live), Some(coming)) = (self.open_live()?, self.open_place(place)?) else {
                     return Err(self.live_missing());
                 };
-                mirror(&live, &coming, &rule, &mut self.index, &mut mirrored)?
+                let carried = mirror(&live, &coming, &rule, &mut self.index, &mut mirrored)?;
+                let originals = Originals::find(&live, &coming, &carried);
+                let originals = originals.map_err(ContentError::io("opening the directories of", "excluded paths"))?;
+                (carried, Some(originals))
             }
-            Move::Appear { .. } | Move::Vanish { .. } => Vec::new(),
+            Move::Appear { .. } | Move::Vanish { .. } => (Vec::new(), None),
         };
         let old = self.journal.body.clone();
-        let journal =
+        let mut journal =
             Journal { body: old.clone(), swap: Some(Swap { step, carried, mirrored, exclude, version, after }) };
         journal.write(self.state.as_fd(), &mut *self.fault).map_err(ContentError::io("writing", "the journal"))?;
         let switched = self.fault.at(Point::Switch).and_then(|()| self.switch(step));
@@ -217,10 +230,28 @@ impl SiteTrees {
             self.call_off(old);
             return Err(ContentError::CannotExchange(error));
         }
+        if let (Some(originals), Some(swap)) = (&originals, &mut journal.swap) {
+            if self.fault.at(Point::FollowSwitch).is_ok() {
+                originals.follow();
+            }
+            // At once, for whoever reads back what was just written. It is repeated below, so it may
+            // fail here.
+            if let Err(error) = self.settle(swap, true) {
+                tracing::warn!(site = %self.site, error = chain(&error), "excluded paths are settled later");
+            }
+        }
         if let Err(error) = self.sync_switch() {
             // Not known to be durable: taken back while that is possible.
             match self.switch_back(step).and_then(|()| Ok(rustix::fs::fsync(&self.parent)?)) {
-                Ok(()) => self.call_off(old),
+                Ok(()) => {
+                    if let Some(swap) = &mut journal.swap {
+                        // The tree that came and the one that went have changed their parts.
+                        if let Err(error) = self.settle(swap, true) {
+                            tracing::error!(site = %self.site, error = chain(&error), "excluded paths are not back");
+                        }
+                    }
+                    self.call_off(old);
+                }
                 Err(second) => {
                     tracing::error!(site = %self.site, error = %second, "live cannot be switched back");
                     self.journal = journal;
@@ -281,11 +312,21 @@ impl SiteTrees {
 
     /// Brings a swap that switched live to its end. Can be repeated.
     pub(super) fn finish_swap(&mut self) -> Result<(), ContentError> {
-        let Some(swap) = self.journal.swap.clone() else { return Ok(()) };
+        let Some(mut swap) = self.journal.swap.clone() else { return Ok(()) };
+        if !swap.exclude.is_empty() {
+            self.fault
+                .at(Point::SettleExcluded)
+                .map_err(ContentError::io("moving excluded paths to", "the live tree"))?;
+            self.settle(&mut swap, true)?;
+            if !swap.carried.is_empty() {
+                rustix::fs::syncfs(&self.state)
+                    .map_err(|error| ContentError::io("making durable", "excluded paths")(error.into()))?;
+            }
+            // What is done there from here on need not be told from what was there before.
+            self.journal.swap = Some(swap.clone());
+        }
         match swap.step {
             Move::Exchange { place, outgoing, .. } => {
-                let name = if self.inode(BACKUP)? == Some(outgoing) { BACKUP } else { place_name(place) };
-                self.settle(&swap, name)?;
                 if place == Place::Temp && self.inode(TEMP)? == Some(outgoing) {
                     self.discard(BACKUP)?;
                     self.fault.at(Point::KeepBackup).map_err(ContentError::io("keeping", "the backup"))?;
@@ -298,21 +339,43 @@ impl SiteTrees {
         }
         rustix::fs::fsync(&self.state)
             .map_err(|error| ContentError::io("making durable", "the state directory")(error.into()))?;
-        self.write_body(swap.after)?;
+        self.write_body(swap.after.clone())?;
+        self.left_behind = Some(swap);
+        self.stragglers_due = true;
         self.tidy()
     }
 
-    fn settle(&mut self, swap: &Swap, gone: &str) -> Result<(), ContentError> {
+    /// Once more, for whoever held a mirrored directory open across the swap: what was put there since
+    /// follows, as long as this process knows what had been there.
+    pub(super) fn settle_stragglers(&mut self) {
+        self.stragglers_due = false;
+        let Some(mut swap) = self.left_behind.take() else { return };
+        if let Err(error) = self.settle(&mut swap, false) {
+            tracing::warn!(site = %self.site, error = chain(&error), "excluded paths cannot be settled once more");
+        }
+        self.left_behind = Some(swap);
+    }
+
+    /// Gives whichever of the two trees is live the excluded entries. Can be repeated.
+    pub(super) fn settle(&mut self, swap: &mut Swap, also_taken: bool) -> Result<(), ContentError> {
+        let Move::Exchange { place, incoming, outgoing } = swap.step else { return Ok(()) };
         if swap.exclude.is_empty() {
             return Ok(());
         }
         let failed = || ContentError::io("moving excluded paths to", "the live tree");
-        self.fault.at(Point::SettleExcluded).map_err(failed())?;
         let (manifest, exclude) = self.rule(swap.version, &swap.exclude)?;
         let rule = Rule { exclude: &exclude, manifest: &manifest };
-        let gone = Tree::find(self.state.as_fd(), OsStr::new(gone)).map_err(failed())?;
-        let (Some(live), Some(gone)) = (self.open_live()?, gone) else { return Ok(()) };
-        settle(&live, &gone, self.state.as_fd(), &rule, swap).map_err(failed())
+        let Some(live) = self.open_live()? else { return Ok(()) };
+        let gone = if live.root_stat().map_err(failed())?.st_ino == incoming { outgoing } else { incoming };
+        for name in [BACKUP, place_name(place)] {
+            if self.inode(name)? == Some(gone) {
+                let gone = Tree::open(self.state.as_fd(), OsStr::new(name)).map_err(failed())?;
+                let state = self.state.as_fd();
+                return settle(&live, &gone, state, &rule, &swap.carried, &mut swap.mirrored, also_taken)
+                    .map_err(failed());
+            }
+        }
+        Ok(())
     }
 
     /// What decides on exclusion. A tree without a version contains nothing as far as is known.

@@ -4,5 +4,6 @@ mod bad_input;
 mod crash;
 mod excluded;
 mod fixture;
+mod hostile;
 mod publish;
 mod undo;

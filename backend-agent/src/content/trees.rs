@@ -244,9 +244,20 @@ fn unlink(dir: BorrowedFd<'_>, name: &OsStr, stat: &Stat, index: &mut Index) -> 
     Ok(())
 }
 
+/// Where something stood when it was mirrored: a digest of the original directory, the name, and the
+/// inode; for a directory, whose mirror is another inode than it is, without that.
+pub(super) fn place_of(original: &Stat, name: &OsStr, stat: &Stat) -> u64 {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(&original.st_ino.to_le_bytes());
+    hasher.update(&if is_directory(stat) { 0 } else { stat.st_ino }.to_le_bytes());
+    hasher.update(name.as_bytes());
+    let mut first = [0; 8];
+    hasher.finalize_xof().fill(&mut first);
+    u64::from_le_bytes(first)
+}
+
 /// Makes the directory `to` hold what the directory `from` holds: directories made anew, everything
-/// else the same inode. What vanishes while it is read is left out. Notes the inodes that it
-/// leaves there.
+/// else the same inode. What vanishes while it is read is left out. Notes what stands where.
 pub(super) fn mirror_directory(
     from: BorrowedFd<'_>,
     to: BorrowedFd<'_>,
@@ -265,23 +276,33 @@ pub(super) fn mirror_directory(
         }
     }
     for (name, _) in &names {
-        let Some(stat) = stat_at(from, name)? else { continue };
+        let Some(stat) = stat_at(from, name)? else {
+            // What is left of it from an earlier mirroring would pass for new.
+            remove(to, name, index)?;
+            continue;
+        };
         if stat.st_dev != here.st_dev {
             return Err(io::Error::other("something is mounted in an excluded directory"));
         }
         let there = stat_at(to, name)?;
         if !is_directory(&stat) {
             mirror_entry(from, to, name, &stat, there.as_ref(), index)?;
-            mirrored.insert(stat.st_ino);
+            // Somebody may have put another inode there between the look and the link.
+            if let Some(made) = stat_at(to, name)? {
+                mirrored.extend([made.st_ino, place_of(&here, name, &made)]);
+            }
             continue;
         }
         let inner = match open_directory(from, name) {
             Ok(inner) => inner,
-            Err(error) if leads_nowhere(&error) => continue,
+            Err(error) if leads_nowhere(&error) => {
+                remove(to, name, index)?;
+                continue;
+            }
             Err(error) => return Err(error),
         };
         let made = mirror_directory_entry(to, name, &stat, there.as_ref(), index)?;
-        mirrored.insert(rustix::fs::fstat(&made)?.st_ino);
+        mirrored.extend([rustix::fs::fstat(&made)?.st_ino, place_of(&here, name, &stat)]);
         mirror_directory(inner.as_fd(), made.as_fd(), index, mirrored, depth + 1)?;
     }
     Ok(())

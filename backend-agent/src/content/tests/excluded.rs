@@ -125,6 +125,7 @@ impl Fault for Writer {
             | Point::StoreManifest
             | Point::WriteJournal
             | Point::ReplaceJournal
+            | Point::FollowSwitch
             | Point::SyncSwitch
             | Point::KeepBackup
             | Point::Discard => {}
@@ -233,4 +234,101 @@ fn links_and_odd_names_among_them_are_carried_and_never_followed() {
     site.prepare(&second(), &first(), Style::Delta);
     site.trees().clean().unwrap();
     assert_eq!(std::fs::read_dir(outside.path()).unwrap().count(), 1);
+}
+
+/// Works on the mirrored directory in the moment in which it is live.
+struct InBetween {
+    live: std::path::PathBuf,
+    held: std::sync::Arc<std::sync::Mutex<Option<File>>>,
+    crash: bool,
+}
+
+impl Fault for InBetween {
+    fn at(&mut self, point: Point) -> std::io::Result<()> {
+        let uploads = self.live.join("uploads");
+        if point == Point::Switch {
+            std::fs::remove_file(uploads.join("mirrored")).unwrap();
+            std::fs::rename(uploads.join("mirrored.tmp"), uploads.join("final")).unwrap();
+        }
+        if point != Point::FollowSwitch {
+            return Ok(());
+        }
+        std::fs::write(uploads.join("new"), "new").unwrap();
+        std::fs::rename(uploads.join("cat.tmp"), uploads.join("tom.jpg")).unwrap();
+        std::fs::rename(uploads.join("2026"), uploads.join("2027")).unwrap();
+        std::fs::remove_file(uploads.join("unwanted")).unwrap();
+        std::fs::remove_dir_all(uploads.join("unwanted.d")).unwrap();
+        std::fs::create_dir(uploads.join("empty.d")).unwrap();
+        *self.held.lock().unwrap() = Some(File::open(uploads).unwrap());
+        if self.crash {
+            panic_any(Crash);
+        }
+        Ok(())
+    }
+}
+
+#[test]
+fn what_is_done_to_them_while_their_mirror_is_live_is_done() {
+    for crash in [false, true] {
+        let mut site = site_with_uploads();
+        let uploads = site.live.join("uploads");
+        std::fs::write(uploads.join("cat.tmp"), "tom").unwrap();
+        for name in ["unwanted", "mirrored", "mirrored.tmp"] {
+            std::fs::write(uploads.join(name), "").unwrap();
+        }
+        std::fs::create_dir_all(uploads.join("unwanted.d/deep")).unwrap();
+        std::fs::write(uploads.join("unwanted.d/deep/x"), "").unwrap();
+        let number = site.prepare(&first(), &second(), Style::Delta);
+        let commit = site.order_file(Kind::Commit { prepared: number }, second().version());
+        let held = std::sync::Arc::default();
+        let between = InBetween { live: site.live.clone(), held: std::sync::Arc::clone(&held), crash };
+        let mut trees = site.reopen_with(between);
+        let outcome =
+            catch_unwind(AssertUnwindSafe(|| trees.handle(std::io::Cursor::new(&commit), CLUSTER, OWN, &keys(), NOW)));
+        assert_eq!(outcome.is_err(), crash);
+        if crash {
+            drop(trees);
+            trees = site.open().unwrap();
+        }
+        for (name, text) in [("new", "new"), ("tom.jpg", "tom"), ("2027/dog.jpg", "dog"), ("cat.jpg", "cat")] {
+            assert_eq!(read(&site, &format!("uploads/{name}")), text, "crash: {crash}");
+        }
+        let names = |dir: &std::path::Path| -> Vec<String> {
+            let names = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+            let mut names: Vec<String> = names.collect();
+            names.sort();
+            names
+        };
+        assert_eq!(names(&uploads), ["2027", "cat.jpg", "empty.d", "final", "new", "tom.jpg"], "crash: {crash}");
+
+        // Somebody still has the mirrored directory open; and what came along was removed since.
+        std::fs::remove_file(uploads.join("new")).unwrap();
+        let held = held.lock().unwrap().take().unwrap();
+        let late = std::os::fd::AsRawFd::as_raw_fd(&held);
+        std::fs::write(format!("/proc/self/fd/{late}/late"), "late").unwrap();
+        trees.clean().unwrap();
+        assert_eq!(names(&uploads), ["2027", "cat.jpg", "empty.d", "final", "late", "tom.jpg"], "crash: {crash}");
+    }
+}
+
+#[test]
+fn a_switch_that_is_taken_back_takes_them_back_too() {
+    struct Unsynced;
+    impl Fault for Unsynced {
+        fn at(&mut self, point: Point) -> std::io::Result<()> {
+            if point == Point::SyncSwitch { Err(std::io::ErrorKind::Other.into()) } else { Ok(()) }
+        }
+    }
+    let mut site = site_with_uploads();
+    let uploads = inode(&site.live.join("uploads"));
+    let number = site.prepare(&first(), &second(), Style::Delta);
+    let commit = site.order_file(Kind::Commit { prepared: number }, second().version());
+    site.trees = Some(site.reopen_with(Unsynced));
+    refusal(&site.handle(&commit));
+    assert_eq!(managed(&site), first());
+    assert_eq!(inode(&site.live.join("uploads")), uploads);
+    site.reopen();
+    assert_eq!(inode(&site.live.join("uploads")), uploads);
+    assert_eq!(site.handle(&commit), Outcome::Committed { version: second().version() });
+    assert_eq!(inode(&site.live.join("uploads")), uploads);
 }

@@ -177,3 +177,15 @@ fn a_rollback_to_what_is_live_is_acknowledged_and_drops_what_was_prepared() {
     assert_eq!(site.commit(number, first().version()), Outcome::Committed { version: first().version() });
     assert_eq!(inode(&site.live), live);
 }
+
+#[test]
+fn what_was_live_already_stays_live_when_it_is_undone() {
+    let mut site = Site::with(&first());
+    let (number, _) = rollback(&mut site, &first());
+    let committed = Outcome::Committed { version: first().version() };
+    assert_eq!(site.commit(number, first().version()), committed);
+    assert_eq!(site.commit(number, first().version()), committed, "asked again under another number");
+    assert_eq!(site.undo(number), Outcome::Undone { version: Some(first().version()) });
+    assert_eq!(site.live_content(), first());
+    assert_eq!(refusal(&site.commit(number, first().version())), RefusalCode::NotPrepared, "it was undone");
+}

@@ -1,0 +1,172 @@
+//! Operations in a process of their own, killed or failed at a system call of choice.
+//!
+//! The calls of one run are counted by name between the marks that the process leaves; then a run is
+//! repeated with a fault at the n-th call of a name. Only calls of that name stop for the tracer.
+
+use std::collections::BTreeMap;
+use std::os::unix::process::ExitStatusExt as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::error::{Result, RigError};
+use crate::step::Report;
+
+/// Asked for before the operation begins.
+pub const BEGINS: &str = "/crash-step-begins";
+/// Asked for when it has ended.
+pub const ENDS: &str = "/crash-step-ends";
+
+/// Calls by name: how many before the operation, how many during it.
+pub type Calls = BTreeMap<String, (u32, u32)>;
+
+/// What happens at the chosen call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Effect {
+    /// The process is killed before the call does anything.
+    Kill,
+    /// The call does nothing and returns this error.
+    Fail(&'static str),
+    /// The call does nothing and says that it succeeded.
+    Skip,
+}
+
+/// A fault to come.
+#[derive(Debug, Clone)]
+pub struct Injection {
+    /// The system call's name.
+    pub call: String,
+    /// Which of them, from 1 at the start of the process.
+    pub nth: u32,
+    /// Whether all later calls of that name meet it too.
+    pub and_later: bool,
+    /// What happens.
+    pub effect: Effect,
+}
+
+impl std::fmt::Display for Injection {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:?} at {} {}{}", self.effect, self.call, self.nth, if self.and_later { " and later" } else { "" })
+    }
+}
+
+/// How a process ended.
+#[derive(Debug)]
+pub enum Ended {
+    /// By the injected signal.
+    Killed,
+    /// Regularly.
+    Reported(Report),
+    /// In any other way, which is a fault of its own.
+    Broke(String),
+}
+
+/// Starts operations in processes.
+#[derive(Debug, Clone)]
+pub struct Stepper {
+    program: PathBuf,
+    /// For assignments and traces; not the directory of the site.
+    work: PathBuf,
+}
+
+impl Stepper {
+    /// With the program `crash-step` and a directory for its assignments.
+    #[must_use]
+    pub fn new(program: &Path, work: &Path) -> Self {
+        Self { program: program.to_owned(), work: work.to_owned() }
+    }
+
+    fn trace_file(&self) -> PathBuf {
+        self.work.join("trace")
+    }
+
+    fn start(&self, options: &[String], root: &Path, assignment: Option<&[u8]>) -> Result<Ended> {
+        let mut command = Command::new("strace");
+        command.args(options).arg("-o").arg(self.trace_file()).arg(&self.program);
+        self.end(command, root, assignment)
+    }
+
+    fn end(&self, mut command: Command, root: &Path, assignment: Option<&[u8]>) -> Result<Ended> {
+        let answer = self.work.join("answer");
+        command.arg(root).arg(&answer);
+        if let Some(bytes) = assignment {
+            let path = self.work.join("order");
+            std::fs::write(&path, bytes).map_err(RigError::io("writing an assignment"))?;
+            command.arg(path);
+        }
+        let output = command.output().map_err(RigError::io("starting strace or crash-step"))?;
+        if output.status.signal() == Some(9) {
+            return Ok(Ended::Killed);
+        }
+        let text = std::fs::read(&answer).map_err(RigError::io("reading an answer"))?;
+        match serde_json::from_slice(&text) {
+            Ok(report) if output.status.success() => Ok(Ended::Reported(report)),
+            Ok(_) | Err(_) => {
+                Ok(Ended::Broke(format!("{}: {}", output.status, String::from_utf8_lossy(&output.stderr))))
+            }
+        }
+    }
+
+    /// Runs an operation without any fault.
+    ///
+    /// # Errors
+    /// When the process cannot be started or breaks.
+    pub fn plain(&self, root: &Path, assignment: Option<&[u8]>) -> Result<Report> {
+        match self.end(Command::new(&self.program), root, assignment)? {
+            Ended::Reported(report) => Ok(report),
+            ended @ (Ended::Killed | Ended::Broke(_)) => Err(RigError::Violation(format!("a plain run: {ended:?}"))),
+        }
+    }
+
+    /// Runs an operation and counts its calls.
+    ///
+    /// # Errors
+    /// When strace is not there, or the operation breaks.
+    pub fn count(&self, root: &Path, assignment: Option<&[u8]>) -> Result<(Calls, Report)> {
+        let ended = self.start(&["-qq".to_owned()], root, assignment)?;
+        let Ended::Reported(report) = ended else {
+            return Err(RigError::setup("counting system calls", format!("{ended:?}")));
+        };
+        let trace = std::fs::read(self.trace_file()).map_err(RigError::io("reading the trace"))?;
+        let mut calls = Calls::new();
+        let mut during = false;
+        for line in String::from_utf8_lossy(&trace).lines() {
+            if line.contains(ENDS) {
+                break;
+            }
+            let Some((name, _)) = line.split_once('(') else { continue };
+            let counts = calls.entry(name.to_owned()).or_default();
+            if during {
+                counts.1 += 1;
+            } else {
+                counts.0 += 1;
+            }
+            during |= line.contains(BEGINS);
+        }
+        calls.retain(|_, (_, during)| *during > 0);
+        Ok((calls, report))
+    }
+
+    /// Runs an operation with a fault.
+    ///
+    /// # Errors
+    /// When strace cannot be started.
+    pub fn inject(&self, root: &Path, assignment: Option<&[u8]>, injection: &Injection) -> Result<Ended> {
+        let call = &injection.call;
+        let effect = match injection.effect {
+            Effect::Kill => "signal=KILL".to_owned(),
+            Effect::Fail(error) => format!("error={error}"),
+            Effect::Skip => "retval=0".to_owned(),
+        };
+        let later = if injection.and_later { "+" } else { "" };
+        let mut options = vec![
+            "-qq".to_owned(),
+            format!("--trace={call}"),
+            format!("--inject={call}:{effect}:when={}{later}", injection.nth),
+        ];
+        // With the filter only calls of that name stop, but no signal is sent before them.
+        if injection.effect != Effect::Kill {
+            options.extend(["-f", "--seccomp-bpf"].map(str::to_owned));
+        }
+        self.start(&options, root, assignment)
+    }
+}
