@@ -137,10 +137,10 @@ impl Party {
     }
 
     /// Says something about a session: to one, or to all.
-    pub(crate) fn say(&mut self, to: Option<SocketAddr>, message: Message) {
+    pub(crate) fn say(&mut self, to: Option<(ServerId, SocketAddr)>, message: Message) {
         let body = postcard::to_stdvec(&Control::Session { message, transfer_port: 1 }).expect("plain data");
-        let datagram = self.sealer.seal(&body);
-        let to = to.unwrap_or(SocketAddr::V4(self.channels.addresses.control));
+        let datagram = self.sealer.seal(to.map(|(server, _)| server), &body);
+        let to = to.map_or(SocketAddr::V4(self.channels.addresses.control), |(_, address)| address);
         if let Err(error) = self.channels.control_unicast.try_send_to(&datagram, to) {
             tracing::debug!(%error, "a control datagram was not sent");
         }

@@ -113,7 +113,7 @@ impl Member {
                     };
                     if let Err(error) = self.receptions.begin(announced, here, rand::random(), now) {
                         let reason = error.to_string();
-                        self.party.say(Some(address), Message::Decline { session: *session, reason });
+                        self.party.say(Some((from, address)), Message::Decline { session: *session, reason });
                     }
                 }
                 Message::Announce { .. }
@@ -131,7 +131,7 @@ impl Member {
         while let Some(event) = self.receptions.poll_event() {
             match event {
                 Event::Say { leader, message } => {
-                    let to = self.leaders.get(&leader).copied();
+                    let to = self.leaders.get(&leader).map(|address| (leader, *address));
                     self.party.say(to, message);
                 }
                 Event::Verify { session, ticket, path, mut growth, .. } => {
