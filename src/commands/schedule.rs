@@ -118,7 +118,7 @@ enum Otherwise {
 }
 
 /// The word that stands for it on the command line and in the API alike.
-fn word(value: impl clap::ValueEnum) -> Option<String> {
+fn word(value: &impl clap::ValueEnum) -> Option<String> {
     Some(value.to_possible_value()?.get_name().to_owned())
 }
 
@@ -130,9 +130,9 @@ pub(super) async fn run(args: Args) -> Result<Exit, CommandError> {
             let zone = zone.unwrap_or_else(own_zone);
             let at = at.map(|at| instant(&at, &zone)).transpose()?;
             let body = json!({
-                "name": name, "site": site, "group": group, "action": word(action), "checkpoint": checkpoint,
+                "name": name, "site": site, "group": group, "action": word(&action), "checkpoint": checkpoint,
                 "at": at, "cron": cron, "zone": cron.is_some().then_some(zone), "quorum": quorum,
-                "conflict": word(conflict), "missed": word(missed),
+                "conflict": word(&conflict), "missed": word(&missed),
             });
             let answer = session.client.post("/schedules", &body).await?;
             session.show(&answer, |schedule| describe(&schedule))

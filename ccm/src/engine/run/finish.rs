@@ -10,11 +10,11 @@ impl Execution {
     /// What a run leaves behind that is not live: once servers had switched and were switched back,
     /// schedules shall not try the same again.
     pub(super) fn after_undo(&self, state: RunState, message: &str) -> Effects {
-        let hold = (state == RunState::RolledBack).then(|| self.set_hold(message.to_owned()));
+        let hold = (state == RunState::RolledBack).then(|| self.set_hold(message));
         Effects { hold, ..Effects::default() }
     }
 
-    fn set_hold(&self, reason: String) -> HoldChange {
+    fn set_hold(&self, reason: &str) -> HoldChange {
         HoldChange::Set(Hold {
             site: self.site.name.clone(),
             group: self.group.name.clone(),
@@ -28,8 +28,8 @@ impl Execution {
     /// publishes by hand. What a schedule does was meant when it was made.
     fn hold_after(&self) -> Option<HoldChange> {
         match (self.run.kind, &self.request.schedule) {
-            (RunKind::Rollback, None) => Some(self.set_hold("rolled back".to_owned())),
-            (RunKind::Restore, None) => Some(self.set_hold("restored a checkpoint".to_owned())),
+            (RunKind::Rollback, None) => Some(self.set_hold("rolled back")),
+            (RunKind::Restore, None) => Some(self.set_hold("restored a checkpoint")),
             (RunKind::Publish, None) => Some(HoldChange::Lift(self.site.name.clone(), self.group.name.clone())),
             (RunKind::Rollback | RunKind::Restore | RunKind::Publish, Some(_)) | (RunKind::Synchronize, _) => None,
         }
