@@ -136,7 +136,7 @@ impl Agent {
                 }
             }
             Message::Poll(_) | Message::Close { .. } | Message::Plan { .. } => {
-                self.receptions.message(sender.server, &message, now)
+                self.receptions.message(sender.server, &message, now);
             }
             Message::Status(status) => {
                 if let Some(leading) = &mut self.leading {
