@@ -157,19 +157,20 @@ impl Segment {
 
     fn multicast(&mut self, message: &Message) {
         for member in &mut self.members {
-            match message {
-                Message::Announce { session, layout, table_bytes, epoch, .. } if !member.receptions.knows(*session) => {
-                    let announced = Announced {
-                        session: *session,
-                        ticket: self.ticket.clone(),
-                        layout: *layout,
-                        table_bytes: *table_bytes,
-                        leader: LEADER,
-                        epoch: *epoch,
-                    };
-                    member.receptions.begin(announced, false, 1, self.now).expect("it can take part");
-                }
-                message => member.receptions.message(LEADER, message, self.now),
+            if let Message::Announce { session, layout, table_bytes, epoch, .. } = message
+                && !member.receptions.knows(*session)
+            {
+                let announced = Announced {
+                    session: *session,
+                    ticket: self.ticket.clone(),
+                    layout: *layout,
+                    table_bytes: *table_bytes,
+                    leader: LEADER,
+                    epoch: *epoch,
+                };
+                member.receptions.begin(announced, false, 1, self.now).expect("it can take part");
+            } else {
+                member.receptions.message(LEADER, message, self.now);
             }
         }
     }
