@@ -94,7 +94,7 @@ impl Writer {
         let number = self.account.operations;
         let which = self.chance.random_range(0..8);
         let full = self.account.files.len() >= FILES_MAX;
-        let name = format!("{}file-{number}", if number % 3 == 0 { "sub/" } else { "" });
+        let name = format!("{}file-{number}", if number.is_multiple_of(3) { "sub/" } else { "" });
         let text = format!("written by operation {number}");
         let result = match which {
             0 | 1 if !full => self.upload(&name, &text),
@@ -107,10 +107,9 @@ impl Writer {
         };
         if let Err(error) = result {
             let what = format!("operation {number}, of kind {which}: {error}");
-            match error.kind() {
-                io::ErrorKind::NotFound => self.account.refused.push(what),
-                _ => self.account.trouble.push(what),
-            }
+            let missing = error.kind() == io::ErrorKind::NotFound;
+            let list = if missing { &mut self.account.refused } else { &mut self.account.trouble };
+            list.push(what);
         }
     }
 
@@ -137,7 +136,7 @@ impl Writer {
 
     /// In a directory that was opened a while ago.
     fn in_held(&mut self, name: &str, text: &str) -> io::Result<()> {
-        if self.account.operations % u64::from(HELD_FOR) == 0 {
+        if self.account.operations.is_multiple_of(u64::from(HELD_FOR)) {
             self.held = hold(&self.dir)?;
         }
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL;
@@ -149,7 +148,7 @@ impl Writer {
 
     fn append(&mut self, number: u64) -> io::Result<()> {
         let line = format!("line {number}\n");
-        if number % 2 == 0 {
+        if number.is_multiple_of(2) {
             self.log.write_all(line.as_bytes())?;
         } else {
             OpenOptions::new().append(true).open(self.dir.join("log"))?.write_all(line.as_bytes())?;
