@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use common::credential::Roles;
 use common::ids::{SegmentName, ServerName, SiteName};
 
+use crate::hooks::Hooks;
 use crate::lan::Lan;
 
 /// Directories below which an agent may write when nothing else is said.
@@ -41,4 +42,6 @@ pub struct Config {
     pub listen: Option<SocketAddr>,
     /// The protocols of its segment.
     pub lan: Lan,
+    /// What is run before and after live is switched.
+    pub hooks: Hooks,
 }

@@ -1,16 +1,19 @@
 //! A back-end server: the content interpreter and the member side of the LAN protocols, and the
 //! agent that runs both, with the group leader's part while this server leads.
 //!
-//! In reading order: [`config`] and [`lan`] (what its administrator says), [`identity`] and [`enroll`] (who this server is), [`agent`] (the
-//! task that drives everything), [`receive`] (multicast sessions), [`worker`] (the interpreter's
-//! thread), [`content`] (the interpreter itself).
+//! In reading order: [`config`], [`settings`] and [`lan`] (what its administrator says), [`identity`] and
+//! [`enroll`] (who this server is), [`agent`] (the task that drives everything), [`receive`] (multicast
+//! sessions), [`worker`] (the interpreter's thread), [`content`] (the interpreter itself), [`hooks`] (what
+//! is run before and after).
 
 pub mod agent;
 pub mod config;
 pub mod content;
 pub mod enroll;
+pub mod hooks;
 pub mod identity;
 pub mod lan;
 pub mod receive;
+pub mod settings;
 mod spool;
 pub mod worker;

@@ -6,11 +6,13 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, SystemTime};
 
 use common::assignment::{AssignmentReader, Limits};
+use common::digest::Version;
 use common::errors::chain;
 use common::ids::{ClusterId, ServerId, ServerName, SiteName};
 use common::keys::PublishKeys;
@@ -20,6 +22,7 @@ use common::time::WallTime;
 use serde::{Deserialize, Serialize};
 
 use crate::content::SiteTrees;
+use crate::hooks::{HookFailed, Hooks, Moment};
 use crate::identity::{IdentityError, write_private};
 
 /// How often an idle worker looks for what can go.
@@ -61,12 +64,17 @@ pub struct Scope {
     pub fixed: BTreeMap<SiteName, PathBuf>,
     /// Where the hosted sites are remembered.
     pub notes: PathBuf,
+    /// What is run before and after live is switched.
+    pub hooks: Arc<Hooks>,
 }
 
 /// The live directories of hosted sites, as they were last used.
 #[derive(Debug, Default, Serialize, Deserialize)]
 struct Notes {
     sites: BTreeMap<SiteName, PathBuf>,
+    /// The live version for which the hooks after the switch have run; of sites that have such hooks.
+    #[serde(default)]
+    hooked: BTreeMap<SiteName, Version>,
 }
 
 /// The running worker. Dropping it ends the thread after the job at hand.
@@ -142,6 +150,8 @@ impl Sites {
             if let Err(refusal) = sites.trees(&site, &live) {
                 tracing::warn!(%site, reason = refusal.reason, "a hosted site cannot be opened");
             }
+            // What failed is in the log; the run that it belongs to may be over.
+            sites.after_switch(&site).ok();
         }
         Ok(sites)
     }
@@ -169,8 +179,13 @@ impl Sites {
             self.open.remove(site);
         }
         if !self.open.contains_key(site) {
-            let trees =
+            let mut trees =
                 SiteTrees::open(site, &self.scope.name, live, &self.scope.roots).map_err(|error| error.refusal())?;
+            if self.scope.hooks.has(site, Moment::Before) {
+                let (hooks, site) = (self.scope.hooks.clone(), site.clone());
+                let run = move |staged: &Path, version| hooks.run(&site, Moment::Before, staged, Some(version));
+                trees.set_try_out(Box::new(run));
+            }
             self.open.insert(site.clone(), trees);
             self.note(site, live);
         }
@@ -184,6 +199,10 @@ impl Sites {
             return;
         }
         self.notes.sites.insert(site.clone(), live.to_owned());
+        self.write_notes();
+    }
+
+    fn write_notes(&self) {
         let bytes = serde_json::to_vec_pretty(&self.notes).expect("paths and names are plain data");
         if let Err(error) = write_private(&self.scope.notes, &bytes) {
             tracing::warn!(error = chain(&error), "the notes about hosted sites could not be written");
@@ -219,7 +238,35 @@ impl Sites {
             None => PathBuf::from(header.live.directory.replace("{server}", self.scope.name.as_str())),
         };
         let (cluster, server, keys) = (self.scope.cluster, self.scope.server, self.scope.keys.clone());
-        Ok(self.trees(&site, &live)?.handle(open()?, cluster, server, &keys, wall_time()))
+        let outcome = self.trees(&site, &live)?.handle(open()?, cluster, server, &keys, wall_time());
+        match (self.after_switch(&site), outcome) {
+            (Err(error), Outcome::Committed { version }) => {
+                Ok(Outcome::CommittedHookFailed { version, reason: chain(&error) })
+            }
+            (Ok(()) | Err(_), outcome) => Ok(outcome),
+        }
+    }
+
+    /// Runs the hooks after the switch, if live is not what they last ran for: also when this process was
+    /// killed in between, and when a switch was brought to its end after a crash.
+    fn after_switch(&mut self, site: &SiteName) -> Result<(), HookFailed> {
+        let Some(trees) = self.open.get(site).filter(|_| self.scope.hooks.has(site, Moment::After)) else {
+            return Ok(());
+        };
+        let live = trees.state().live;
+        if self.notes.hooked.get(site) == live.as_ref() {
+            return Ok(());
+        }
+        let ran = self.scope.hooks.run(site, Moment::After, trees.live_path(), live);
+        if let Err(error) = &ran {
+            tracing::error!(%site, error = chain(error), "a hook after the switch failed");
+        }
+        match live {
+            Some(version) => self.notes.hooked.insert(site.clone(), version),
+            None => self.notes.hooked.remove(site),
+        };
+        self.write_notes();
+        ran
     }
 }
 

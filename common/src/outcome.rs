@@ -40,6 +40,8 @@ pub enum RefusalCode {
     Declined,
     /// The ticket's or assignment's time is over.
     Expired,
+    /// A hook of the server's administrator did not let the staged tree pass.
+    HookFailed,
 }
 
 /// Why a server did not do what was ordered.
@@ -76,6 +78,24 @@ pub enum Outcome {
     },
     /// Live is untouched, nothing of it is prepared.
     Refused(Refusal),
+    /// As [`Outcome::Committed`], and then a hook of the server's administrator failed.
+    CommittedHookFailed {
+        /// The version that is live.
+        version: Version,
+        /// For people: which hook, how, and the last that it said, in one line.
+        reason: String,
+    },
+}
+
+impl Outcome {
+    /// The version that is live because of a commit.
+    #[must_use]
+    pub fn committed(&self) -> Option<Version> {
+        match self {
+            Self::Committed { version } | Self::CommittedHookFailed { version, .. } => Some(*version),
+            Self::Received | Self::Missing(_) | Self::Prepared { .. } | Self::Undone { .. } | Self::Refused(_) => None,
+        }
+    }
 }
 
 /// One server's report about one assignment.

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use backend_agent::agent::{self, AgentError};
 use backend_agent::config::Config;
 use backend_agent::enroll::EnrollError;
-use backend_agent::lan::{Lan, LanError};
+use backend_agent::settings::{Settings, SettingsError};
 use common::credential::Roles;
 use common::ids::{SegmentName, ServerName, SiteName};
 use tracing_subscriber::EnvFilter;
@@ -51,7 +51,7 @@ pub(crate) struct Args {
     /// Address for other servers to fetch from; left out, any port of the interface
     #[arg(long, value_name = "ADDR")]
     listen: Option<SocketAddr>,
-    /// File with the settings of the segment's protocols (TOML); left out, the preset `lan`
+    /// File with hooks and the settings of the segment's protocols (TOML); left out, none and the preset `lan`
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
     /// Stop when standard input ends, for a starter that must not leave it behind
@@ -68,11 +68,13 @@ enum Role {
 }
 
 impl Args {
-    fn into_config(self) -> Result<Config, LanError> {
+    fn into_config(self) -> Result<Config, SettingsError> {
         let args = self;
         let has = |role| args.roles.contains(&role);
+        let Settings { lan, hooks } = args.config.as_deref().map(Settings::read).transpose()?.unwrap_or_default();
         Ok(Config {
-            lan: args.config.as_deref().map(Lan::read).transpose()?.unwrap_or_default(),
+            lan,
+            hooks,
             roles: Roles { server: has(Role::Server), leader: has(Role::Leader) },
             data: args.data,
             ccm: args.ccm.map(|url| url.to_string()),
@@ -107,7 +109,7 @@ pub(crate) enum AgentCommandError {
     Signals(#[source] io::Error),
     /// Its configuration cannot be used.
     #[error("the agent's configuration cannot be used")]
-    Config(#[source] LanError),
+    Config(#[source] SettingsError),
     /// It cannot start.
     #[error("the agent cannot run with {}", data.display())]
     Run {

@@ -479,6 +479,7 @@ fn name(outcome: &Outcome) -> &'static str {
         Outcome::Missing(_) => "inventory",
         Outcome::Prepared { .. } => "prepared",
         Outcome::Committed { .. } => "committed",
+        Outcome::CommittedHookFailed { .. } => "committed; a hook failed",
         Outcome::Undone { .. } => "undone",
         Outcome::Refused(_) => "refused",
     }

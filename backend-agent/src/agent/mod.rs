@@ -278,6 +278,7 @@ impl Agent {
             roots,
             fixed: config.sites.clone(),
             notes: config.data.join("sites.json"),
+            hooks: Arc::new(config.hooks.clone()),
         };
         let done = events.clone();
         let (worker, states) = Worker::start(scope, move |applied| {

@@ -12,6 +12,8 @@ use common::outcome::{Refusal, RefusalCode};
 use common::path::ContentPath;
 use common::time::WallTime;
 
+use crate::hooks::HookFailed;
+
 /// Why the trees of a hosted site cannot be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
@@ -170,6 +172,8 @@ pub(super) enum ContentError {
     NoSpace { needed: u64, free: u64 },
     #[error("{needed} inodes are needed, {free} are free")]
     NoInodes { needed: u64, free: u64 },
+    #[error("the staged tree did not pass")]
+    Hook(#[from] HookFailed),
     #[error("assignment {prepared} is not prepared here")]
     NotPrepared { prepared: AssignmentNumber },
     #[error("assignment {prepared} was undone")]
@@ -228,6 +232,7 @@ impl ContentError {
             | Self::NotPrepared { .. }
             | Self::WasUndone { .. }
             | Self::OtherVersion { .. } => RefusalCode::NotPrepared,
+            Self::Hook(_) => RefusalCode::HookFailed,
             Self::BackupMissing { .. } | Self::BeforeMissing { .. } => RefusalCode::BackupMissing,
             Self::CannotExchange(source) | Self::Io { source, .. } if is_full(source) => RefusalCode::NoSpace,
             Self::LiveIsMountPoint | Self::CannotExchange(_) => RefusalCode::CannotExchange,

@@ -45,6 +45,8 @@ use common::manifest::Manifest;
 use common::outcome::{Outcome, Refusal, SiteState};
 use common::time::WallTime;
 
+use crate::hooks::HookFailed;
+
 use errors::ContentError;
 use journal::{Body, Journal, Place, Swap};
 use local::Index;
@@ -81,7 +83,12 @@ pub struct SiteTrees {
     fault: Box<dyn Fault>,
     /// Whether the file system shares blocks between files, once it was tried.
     shares_blocks: Option<bool>,
+    try_out: Option<TryOut>,
 }
+
+/// Tries a staged tree out before it may count as prepared: given where it lies, and its version. It is
+/// compared with what was signed only afterwards, so that nothing that is done to it there goes live.
+pub type TryOut = Box<dyn FnMut(&Path, Version) -> Result<(), HookFailed> + Send>;
 
 impl std::fmt::Debug for SiteTrees {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -213,6 +220,18 @@ impl SiteTrees {
     pub fn with_fault(mut self, fault: Box<dyn Fault>) -> Self {
         self.fault = fault;
         self
+    }
+
+    /// Has staged trees tried out from here on.
+    pub fn set_try_out(&mut self, try_out: TryOut) {
+        self.try_out = Some(try_out);
+    }
+
+    /// Tries out the tree `name` of the state directory.
+    fn try_out(&mut self, name: &str, version: Version) -> Result<(), ContentError> {
+        let Some(try_out) = &mut self.try_out else { return Ok(()) };
+        let state = open::state_name(&self.live_name);
+        Ok(try_out(&self.live_path.with_file_name(state).join(name), version)?)
     }
 
     fn check_order(&self, header: &Header, now: WallTime) -> Result<(), ContentError> {

@@ -57,12 +57,18 @@ fn locate(server: &ServerName, live_dir: &Path, roots: &[PathBuf]) -> Result<Loc
             rustix::fs::openat2(&root, below, flags, Mode::empty(), confined).map_err(|error| failed(error.into()))?
         };
         let name = name.to_owned();
-        let mut state_name = OsString::from(".");
-        state_name.push(&name);
-        state_name.push(".pressrun");
+        let state_name = state_name(&name);
         return Ok(Location { live, name, state_name, parent });
     }
     Err(outside())
+}
+
+/// What the state directory of a live directory is called.
+pub(super) fn state_name(live: &OsStr) -> OsString {
+    let mut name = OsString::from(".");
+    name.push(live);
+    name.push(".pressrun");
+    name
 }
 
 impl Location {
@@ -176,6 +182,7 @@ impl SiteTrees {
             index,
             fault: Box::new(NoFault),
             shares_blocks: None,
+            try_out: None,
         };
         match trees.recover() {
             Ok(()) => Ok(trees),

@@ -106,6 +106,7 @@ impl SiteTrees {
             mirror(live, &temp, rule, &mut self.index, &mut BTreeSet::new())?;
         }
         stage::finish_directories(result, &temp, root_mode)?;
+        self.try_out(TEMP, header.result)?;
         self.fault.at(Point::CheckStaged).map_err(ContentError::io("checking", TEMP))?;
         check(&temp, rule, &mut self.index)?;
         self.fault.at(Point::SyncStaged).map_err(ContentError::io("making durable", TEMP))?;
@@ -226,6 +227,7 @@ impl SiteTrees {
             let mut none = BTreeSet::new();
             let mirrored = self.left_behind.as_mut().map_or(&mut none, |swap| &mut swap.mirrored);
             mirror(&live, &backup, &rule, &mut self.index, mirrored)?;
+            self.try_out(super::BACKUP, header.result)?;
             check(&backup, &rule, &mut self.index)?;
             self.fault.at(Point::SyncStaged).map_err(ContentError::io("making durable", "the backup"))?;
             rustix::fs::syncfs(&self.state)

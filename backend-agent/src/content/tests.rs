@@ -6,4 +6,5 @@ mod excluded;
 mod fixture;
 mod hostile;
 mod publish;
+mod try_out;
 mod undo;

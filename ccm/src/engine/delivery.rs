@@ -186,6 +186,7 @@ impl Delivery {
             Outcome::Missing(_)
             | Outcome::Prepared { .. }
             | Outcome::Committed { .. }
+            | Outcome::CommittedHookFailed { .. }
             | Outcome::Undone { .. }
             | Outcome::Refused(_) => true,
         };

@@ -14,6 +14,7 @@ pub(super) struct Recorder {
     phases: Vec<Phase>,
     segments: BTreeMap<SegmentName, RunSegment>,
     servers: BTreeMap<ServerId, RunServer>,
+    warnings: Vec<String>,
     changed: bool,
 }
 
@@ -40,6 +41,7 @@ impl Recorder {
             phases: run.phases.clone(),
             segments: run.segments.iter().map(|entry| (entry.segment.clone(), entry.clone())).collect(),
             servers,
+            warnings: run.warnings.clone(),
             changed: false,
         }
     }
@@ -49,6 +51,7 @@ impl Recorder {
         run.phases.clone_from(&self.phases);
         run.segments = self.segments.values().cloned().collect();
         run.servers = self.servers.values().cloned().collect();
+        run.warnings.clone_from(&self.warnings);
     }
 
     /// Whether anything changed since this was last asked.
@@ -113,6 +116,16 @@ impl Recorder {
         {
             entry.state = state.to_owned();
             entry.reason = reason;
+            self.changed = true;
+        }
+    }
+
+    /// Something about a server that an administrator should know, though the run goes on.
+    pub(super) fn warn(&mut self, server: ServerId, what: &str) {
+        let Some(entry) = self.servers.get(&server) else { return };
+        let warning = format!("{}: {what}", entry.server);
+        if !self.warnings.contains(&warning) {
+            self.warnings.push(warning);
             self.changed = true;
         }
     }

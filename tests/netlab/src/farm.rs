@@ -52,13 +52,28 @@ pub struct FarmSpec {
     pub small_disks: BTreeMap<Host, u64>,
     /// What the agents' configuration file says; without it they have none.
     pub agents: Option<&'static str>,
+    /// Whether the web servers remember open files, and go on serving what was there before.
+    pub webs_remember: bool,
 }
 
 impl FarmSpec {
     /// Segments and servers on perfect links.
     #[must_use]
     pub fn of(binary: impl Into<PathBuf>, segments: u8, servers: u8) -> Self {
-        Self { lab: Spec::of(segments, servers), binary: binary.into(), small_disks: BTreeMap::new(), agents: None }
+        Self {
+            lab: Spec::of(segments, servers),
+            binary: binary.into(),
+            small_disks: BTreeMap::new(),
+            agents: None,
+            webs_remember: false,
+        }
+    }
+
+    /// With web servers that remember open files for a minute.
+    #[must_use]
+    pub fn webs_remember(mut self) -> Self {
+        self.webs_remember = true;
+        self
     }
 
     /// With a configuration file for all agents.
@@ -130,7 +145,7 @@ impl Farm {
     /// When something does not start.
     #[must_use]
     pub fn start_without_site(spec: FarmSpec) -> Self {
-        let FarmSpec { lab, binary, small_disks, agents } = spec;
+        let FarmSpec { lab, binary, small_disks, agents, webs_remember } = spec;
         let alone = place::alone();
         let place = Place::make().expect("a farm has a directory");
         let lab = Lab::up(lab).unwrap_or_else(|error| panic!("the farm has no network: {error}"));
@@ -153,7 +168,7 @@ impl Farm {
                 farm.place.mount_small_disk(&farm.root(host), *bytes);
             }
             fs::create_dir_all(farm.live(host)).expect("a server has a live directory");
-            farm.start_web(host);
+            farm.start_web(host, webs_remember);
         }
         fs::create_dir_all(farm.staging()).expect("the CCM has a staging directory");
         farm.start_ccm();
@@ -323,15 +338,21 @@ impl Farm {
         self.agents.remove(&host);
     }
 
-    fn start_web(&mut self, host: Host) {
+    fn start_web(&mut self, host: Host, remembers: bool) {
         let own = self.place.path().join("nginx").join(host.to_string());
         fs::create_dir_all(&own).expect("nginx has a directory");
         let (own_path, live) = (own.display(), self.live(host));
         let live = live.display();
+        // A web server of a single process cannot read its configuration again.
+        let (processes, cache) = if remembers {
+            ("user root;\nworker_processes 1", "max=1000 inactive=60s; open_file_cache_valid 60s")
+        } else {
+            ("master_process off", "off")
+        };
         let configuration = format!(
-            "daemon off;\nmaster_process off;\npid {own_path}/pid;\nerror_log {own_path}/error.log;\n\
+            "daemon off;\n{processes};\npid {own_path}/pid;\nerror_log {own_path}/error.log;\n\
              events {{ worker_connections 256; }}\n\
-             http {{\n access_log off;\n sendfile on;\n open_file_cache off;\n\
+             http {{\n access_log off;\n sendfile on;\n open_file_cache {cache};\n\
              client_body_temp_path {own_path}/body;\n proxy_temp_path {own_path}/proxy;\n\
              fastcgi_temp_path {own_path}/fastcgi;\n uwsgi_temp_path {own_path}/uwsgi;\n\
              scgi_temp_path {own_path}/scgi;\n\

@@ -385,6 +385,7 @@ pub(super) fn refusal(outcome: &Outcome) -> RefusalCode {
         | Outcome::Missing(_)
         | Outcome::Prepared { .. }
         | Outcome::Committed { .. }
+        | Outcome::CommittedHookFailed { .. }
         | Outcome::Undone { .. } => panic!("not refused: {outcome:?}"),
     }
 }

@@ -169,6 +169,7 @@ fn times_out_of_all_bounds_harm_nothing() {
             | Outcome::Received
             | Outcome::Missing(_)
             | Outcome::Committed { .. }
+            | Outcome::CommittedHookFailed { .. }
             | Outcome::Undone { .. }) => assert_eq!(refusal(&outcome), RefusalCode::Io, "{mtime}"),
         }
         assert_eq!(site.live_content(), first());

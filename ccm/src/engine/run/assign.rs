@@ -157,7 +157,11 @@ impl Execution {
                     }
                 },
                 Outcome::Refused(refusal) => self.recorder.server(*server, "failed", Some(refusal.reason.clone())),
-                Outcome::Received | Outcome::Prepared { .. } | Outcome::Committed { .. } | Outcome::Undone { .. } => (),
+                Outcome::Received
+                | Outcome::Prepared { .. }
+                | Outcome::Committed { .. }
+                | Outcome::CommittedHookFailed { .. }
+                | Outcome::Undone { .. } => (),
             }
         }
         targets.retain(|target| matches!(progress.outcomes.get(target), Some(Outcome::Missing(_))));

@@ -119,7 +119,11 @@ impl Execution {
             match outcome {
                 Outcome::Prepared { .. } => self.recorder.server(*server, "prepared", None),
                 Outcome::Refused(refusal) => self.recorder.server(*server, "failed", Some(refusal.reason.clone())),
-                Outcome::Received | Outcome::Missing(_) | Outcome::Committed { .. } | Outcome::Undone { .. } => (),
+                Outcome::Received
+                | Outcome::Missing(_)
+                | Outcome::Committed { .. }
+                | Outcome::CommittedHookFailed { .. }
+                | Outcome::Undone { .. } => (),
             }
         }
         if self.recorder.take_changed() {
@@ -140,7 +144,7 @@ impl Execution {
         let committed: Vec<ServerId> = progress
             .outcomes
             .iter()
-            .filter(|(_, outcome)| matches!(outcome, Outcome::Committed { version } if *version == result))
+            .filter(|(_, outcome)| outcome.committed() == Some(result))
             .map(|(server, _)| *server)
             .collect();
         for server in &committed {
@@ -150,6 +154,10 @@ impl Execution {
         for (server, outcome) in &progress.outcomes {
             if let Outcome::Refused(refusal) = outcome {
                 self.recorder.server(*server, "failed", Some(refusal.reason.clone()));
+            }
+            if let Outcome::CommittedHookFailed { reason, .. } = outcome {
+                self.recorder.server(*server, "committed", Some(reason.clone()));
+                self.recorder.warn(*server, reason);
             }
         }
         for server in &progress.unanswered {
@@ -206,7 +214,8 @@ impl Execution {
                 | Outcome::Received
                 | Outcome::Missing(_)
                 | Outcome::Prepared { .. }
-                | Outcome::Committed { .. } => (),
+                | Outcome::Committed { .. }
+                | Outcome::CommittedHookFailed { .. } => (),
             }
         }
         Ok((state, message))

@@ -1,0 +1,310 @@
+//! The agent's configuration file: the protocols of its segment ([`Lan`]) and its hooks ([`Hooks`]).
+//!
+//! A name that there is not, and a value that cannot be, are refused before anything starts. What there
+//! is is in `docs/configuration.md`.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use common::ids::ServerName;
+use protocol::session::{ReceiverConfig, SenderConfig};
+use protocol::{election, registration, reports};
+use serde::Deserialize;
+
+use crate::hooks::{Hooks, HooksError, HooksSection};
+use crate::lan::{Choice, Lan, LanError, Preset};
+
+/// Everything that the file says.
+#[derive(Debug, Clone, Default)]
+pub struct Settings {
+    /// The protocols of the segment.
+    pub lan: Lan,
+    /// What is run before and after live is switched.
+    pub hooks: Hooks,
+}
+
+/// Why a configuration file is not used.
+#[derive(Debug, thiserror::Error)]
+pub enum SettingsError {
+    /// It cannot be read.
+    #[error("the configuration file {} cannot be read", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// It is no configuration, or names something that there is not.
+    #[error("the configuration file {} is not understood", path.display())]
+    Form {
+        /// The file.
+        path: PathBuf,
+        /// Why, with the line.
+        source: Box<toml::de::Error>,
+    },
+    /// What it says about the segment cannot be.
+    #[error(transparent)]
+    Lan(#[from] LanError),
+    /// What it says about hooks cannot be.
+    #[error(transparent)]
+    Hooks(#[from] HooksError),
+}
+
+/// A duration as people write it: `150ms`, `1.5s`, `200us`, `2m`.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Time(pub(crate) Duration);
+
+impl<'de> Deserialize<'de> for Time {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        parse_time(&text)
+            .map(Self)
+            .ok_or_else(|| serde::de::Error::custom(format!("{text:?} is no time; say 150ms, 1.5s, 200us or 2m")))
+    }
+}
+
+/// Longest time that can be said: a day. Beyond it no protocol of a segment makes sense.
+const TIME_MAX: Duration = Duration::from_secs(86_400);
+
+fn parse_time(text: &str) -> Option<Duration> {
+    let unit_at = text.find(|c: char| !c.is_ascii_digit() && c != '.')?;
+    let (number, unit) = text.split_at(unit_at);
+    let seconds = match unit.trim_start() {
+        "us" => 1e-6,
+        "ms" => 1e-3,
+        "s" => 1.0,
+        "m" => 60.0,
+        _ => return None,
+    };
+    let time = Duration::try_from_secs_f64(number.parse::<f64>().ok()? * seconds).ok()?;
+    (time <= TIME_MAX).then_some(time)
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct File {
+    lan: LanSection,
+    election: ElectionSection,
+    registration: RegistrationSection,
+    reports: ReportsSection,
+    sender: SenderSection,
+    receiver: ReceiverSection,
+    hooks: HooksSection,
+}
+
+#[derive(Debug, Clone, Copy, Default, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum ElectionWord {
+    #[default]
+    Elected,
+    Fixed,
+}
+
+/// Declares a section of the file whose values replace those of a configuration, by the same names.
+macro_rules! section {
+    ($name:ident for $config:ty { times: $($time:ident),*; plain: $($plain:ident: $kind:ty),* }) => {
+        #[derive(Debug, Default, Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct $name {
+            $(#[serde(default)] $time: Option<Time>,)*
+            $(#[serde(default)] $plain: Option<$kind>,)*
+        }
+
+        impl $name {
+            fn apply(self, config: &mut $config) {
+                $(if let Some(Time(time)) = self.$time { config.$time = time; })*
+                $(if let Some(value) = self.$plain { config.$plain = value; })*
+            }
+        }
+    };
+}
+
+section!(ElectionSection for election::Config {
+    times: announce_interval, answer_gap, silence_max, startup_listen, claim_wait_min, claim_wait_max, vote, concede,
+        reclaim, probe;
+    plain: claims_reopen_vote: bool
+});
+section!(RegistrationSection for registration::Config {
+    times: repeat_min, repeat_max, missed_wait, keep_alive, silence_max, roster_quiet, roster_delay_max,
+        roster_interval, changed_gap, spread_per_member;
+    plain:
+});
+section!(ReportsSection for reports::Config { times: repeat_min, repeat_max, gather, answer_spread; plain: });
+section!(SenderSection for SenderConfig {
+    times: poll_interval, reply_window, reply_hold, poll_interval_max, stall_poll_interval_max, announce_interval,
+        announce_interval_max, silence_min, progress_max;
+    plain: repair_every: u32
+});
+section!(ReceiverSection for ReceiverConfig {
+    times: reply_window, reply_window_max, unasked_after, unasked_interval_max, idle_max;
+    plain: repeated_acknowledgements: u32
+});
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct LanSection {
+    preset: Preset,
+    election: ElectionWord,
+    leader: Option<ServerName>,
+    roster: Option<BTreeSet<ServerName>>,
+    rank: u8,
+    factor: Option<u8>,
+    preempt_after: Option<Time>,
+    ask_again: Option<Time>,
+}
+
+impl Settings {
+    /// Reads a configuration file.
+    ///
+    /// # Errors
+    /// [`SettingsError`].
+    pub fn read(path: &Path) -> Result<Self, SettingsError> {
+        let read = |source| SettingsError::Read { path: path.to_owned(), source };
+        Self::parse(&std::fs::read_to_string(path).map_err(read)?, path)
+    }
+
+    fn parse(text: &str, path: &Path) -> Result<Self, SettingsError> {
+        let form = |source| SettingsError::Form { path: path.to_owned(), source: Box::new(source) };
+        let mut file: File = toml::from_str(text).map_err(form)?;
+        let hooks = std::mem::take(&mut file.hooks).into_hooks()?;
+        Ok(Self { lan: file.into_lan()?, hooks })
+    }
+}
+
+impl File {
+    fn into_lan(self) -> Result<Lan, LanError> {
+        let Self { lan: section, election, registration, reports, sender, receiver, hooks: _ } = self;
+        let mut lan = Lan::preset(section.preset);
+        election.apply(&mut lan.timers.election);
+        registration.apply(&mut lan.timers.registration);
+        reports.apply(&mut lan.timers.reports);
+        sender.apply(&mut lan.sender);
+        receiver.apply(&mut lan.receiver);
+        lan.timers.election.preempt_after = section.preempt_after.map(|Time(time)| time);
+        lan.choice = match (section.election, section.leader) {
+            (ElectionWord::Elected, None) => Choice::Elected,
+            (ElectionWord::Elected, Some(leader)) => return Err(LanError::LeaderNotFixed { leader }),
+            (ElectionWord::Fixed, None) => return Err(LanError::NoLeader),
+            (ElectionWord::Fixed, Some(leader)) => Choice::Fixed(leader),
+        };
+        lan.roster = section.roster;
+        lan.rank = section.rank;
+        lan.factor = section.factor;
+        if let Some(Time(time)) = section.ask_again {
+            lan.ask_again = time;
+        }
+        lan.validate()?;
+        Ok(lan)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<Lan, SettingsError> {
+        Settings::parse(text, Path::new("agent.toml")).map(|settings| settings.lan)
+    }
+
+    fn name(text: &str) -> ServerName {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn presets_are_valid_and_seed_holds_the_documents_seconds() {
+        for (word, preset) in [("lan", Preset::Lan), ("fast", Preset::Fast), ("seed", Preset::Seed)] {
+            let lan = parse(&format!("[lan]\npreset = \"{word}\"")).unwrap();
+            assert_eq!(lan.timers.election, Lan::preset(preset).timers.election);
+        }
+        let seed = Lan::preset(Preset::Seed);
+        let seconds = |time: Duration| time.as_secs_f64();
+        // 002, claim 34: no less than five seconds of silence; claims after 5 to 10; votes of 10 to 15.
+        assert!(seconds(seed.timers.election.silence_max) >= 5.0);
+        assert_eq!(
+            (seed.timers.election.claim_wait_min.as_secs(), seed.timers.election.claim_wait_max.as_secs()),
+            (5, 10)
+        );
+        assert!((10.0..=15.0).contains(&seconds(seed.timers.election.vote)));
+        // The list 3 to 5 s after the last registration, repeats after up to 1 s (claims 40 and 41).
+        assert_eq!(
+            (seed.timers.registration.roster_quiet.as_secs(), seed.timers.registration.roster_delay_max.as_secs()),
+            (3, 5)
+        );
+        assert_eq!(seed.timers.registration.missed_wait, Duration::from_secs(1));
+        assert_eq!(seed.receiver.reply_window, Duration::from_secs(1));
+        assert!(seed.timers.election.claims_reopen_vote);
+    }
+
+    #[test]
+    fn single_timers_replace_those_of_the_preset() {
+        let lan = parse(
+            "[lan]\npreset = \"fast\"\nrank = 3\nfactor = 150\npreempt_after = \"30s\"\n\
+             [election]\nvote = \"75ms\"\n[registration]\nkeep_alive = \"0.3s\"\n\
+             [reports]\ngather = \"5ms\"\n[sender]\nrepair_every = 8\n[receiver]\nidle_max = \"5s\"",
+        )
+        .unwrap();
+        assert_eq!(lan.timers.election.vote, Duration::from_millis(75));
+        assert_eq!(lan.timers.election.silence_max, election::Config::fast().silence_max);
+        assert_eq!(lan.timers.registration.keep_alive, Duration::from_millis(300));
+        assert_eq!(lan.timers.reports.gather, Duration::from_millis(5));
+        assert_eq!(lan.sender.repair_every, 8);
+        assert_eq!(lan.receiver.idle_max, Duration::from_secs(5));
+        assert_eq!(lan.timers.election.preempt_after, Some(Duration::from_secs(30)));
+        assert_eq!((lan.standing().preassigned, lan.standing().factor), (3, 150));
+    }
+
+    #[test]
+    fn timers_that_contradict_each_other_are_refused_with_both_names() {
+        for (text, section, timers) in [
+            ("[election]\nvote = \"10ms\"", "election", "claim_wait_max (90ms) must be shorter than vote (10ms)"),
+            (
+                "[registration]\nsilence_max = \"500ms\"\nkeep_alive = \"100ms\"",
+                "election] and [registration",
+                "silence_max of the election (650ms) must be shorter than silence_max of the registration (500ms)",
+            ),
+            (
+                "[receiver]\nidle_max = \"501ms\"\n[sender]\nstall_poll_interval_max = \"1s\"",
+                "sender] and [receiver",
+                "stall_poll_interval_max of the sender (1s) must be shorter than idle_max of the receiver (501ms)",
+            ),
+        ] {
+            let Err(SettingsError::Lan(LanError::Timers { section: found, source })) = parse(text) else {
+                panic!("{text} is refused")
+            };
+            assert_eq!((found, source.to_string().as_str()), (section, timers));
+        }
+    }
+
+    #[test]
+    fn a_fixed_leader_has_a_name_and_is_on_the_roster() {
+        let fixed = parse("[lan]\nelection = \"fixed\"\nleader = \"web1\"\nroster = [\"web1\", \"web2\"]").unwrap();
+        assert_eq!(fixed.choice, Choice::Fixed(name("web1")));
+        assert_eq!(fixed.roster, Some([name("web1"), name("web2")].into()));
+        assert!(matches!(parse("[lan]\nelection = \"fixed\""), Err(SettingsError::Lan(LanError::NoLeader))));
+        assert!(matches!(parse("[lan]\nleader = \"web1\""), Err(SettingsError::Lan(LanError::LeaderNotFixed { .. }))));
+        let elsewhere = "[lan]\nelection = \"fixed\"\nleader = \"web1\"\nroster = [\"web2\"]";
+        assert!(matches!(parse(elsewhere), Err(SettingsError::Lan(LanError::LeaderNotOnRoster { .. }))));
+    }
+
+    #[test]
+    fn what_is_not_understood_is_refused_and_not_guessed() {
+        for text in [
+            "[lan]\npreset = \"slow\"",
+            "[election]\nvotes = \"1s\"",
+            "[elections]\nvote = \"1s\"",
+            "[election]\nvote = 5",
+            "[election]\nvote = \"5\"",
+            "[election]\nvote = \"-5s\"",
+            "[election]\nvote = \"5h\"",
+            "[election]\nvote = \"9999999m\"",
+            "[hooks]\nlater = []",
+        ] {
+            assert!(matches!(parse(text), Err(SettingsError::Form { .. })), "{text}");
+        }
+        assert_eq!(parse_time("1.5s"), Some(Duration::from_millis(1_500)));
+        assert_eq!(parse_time("200us"), Some(Duration::from_micros(200)));
+        assert!(matches!(Settings::read(Path::new("/nowhere/agent.toml")), Err(SettingsError::Read { .. })));
+    }
+}
