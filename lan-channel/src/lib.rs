@@ -8,5 +8,4 @@
 
 pub mod envelope;
 pub mod frames;
-pub mod replay;
 pub mod sockets;
