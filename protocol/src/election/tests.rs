@@ -473,3 +473,41 @@ fn where_the_leader_is_fixed_it_leads_at_once_and_nobody_else_ever_does() {
     }
     assert_eq!(other.leader(), None, "its leader is gone, and there is no other");
 }
+
+#[test]
+fn who_resigned_and_lost_its_memory_is_heard_again_after_a_silence() {
+    let follower = Roles { server: true, leader: false };
+    let mut election = Election::new(id(8), follower, Standing::default(), 0, Config::lan(), 1, START);
+    outputs(&mut election);
+    hear(&mut election, 3, announcement(5 << 32, weak(3)), at(0));
+    assert_eq!(hear(&mut election, 3, Message::Resign { epoch: 5 << 32 }, at(5)), [Output::LostLeader]);
+    for milliseconds in (200..10_000).step_by(200) {
+        hear(&mut election, 3, announcement(1 << 32, weak(3)), at(milliseconds));
+    }
+    assert_eq!(election.leader(), Some((id(3), 1 << 32)));
+}
+
+#[test]
+fn what_a_server_without_the_role_has_seen_uses_up_no_epochs_and_it_yields_in_the_end() {
+    let follower = Roles { server: true, leader: false };
+    let (mut leader, epoch, now) = leading(0);
+    let question = Message::Query { seen: u64::from(ROUND_MAX) << 32 };
+    leader.handle_message(id(3), follower, &question, now).expect("it may ask");
+    assert_eq!(leader.leader(), Some((id(7), epoch)));
+
+    let mut behind = Election::new(id(8), follower, Standing::default(), 9 << 32, Config::lan(), 1, START);
+    outputs(&mut behind);
+    let mut followed_at = None;
+    for milliseconds in (0..10_000).step_by(200) {
+        if hear(&mut behind, 7, announcement(1 << 32, weak(7)), at(milliseconds)).is_empty() {
+            continue;
+        }
+        if behind.leader().is_some() {
+            followed_at = Some(milliseconds);
+            break;
+        }
+    }
+    let patience = Config::lan().silence_max * 4;
+    assert!(followed_at.is_some_and(|after| Duration::from_millis(after) >= patience), "{followed_at:?}");
+    assert_eq!(behind.leader(), Some((id(7), 1 << 32)));
+}
