@@ -415,6 +415,7 @@ impl Agent {
             let now = self.clock.now();
             match output {
                 election::Output::Send(message) => self.multicast(&Control::Election(message)),
+                election::Output::SendTo { to, message } => self.unicast(to, &Control::Election(message)),
                 election::Output::PersistEpoch(epoch) => {
                     if let Err(error) = persist_epoch(&self.config.data, epoch) {
                         // A leader that forgets its epoch could lead under it twice.

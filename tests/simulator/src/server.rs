@@ -292,6 +292,9 @@ impl Running {
             let server = self.id;
             match output {
                 election::Output::Send(message) => self.sent.push((Destination::Segment, Control::Election(message))),
+                election::Output::SendTo { to, message } => {
+                    self.sent.push((Destination::Server(to), Control::Election(message)));
+                }
                 election::Output::PersistEpoch(epoch) => {
                     disk.epoch = epoch;
                     self.facts.push(Fact::Persisted { server, epoch });
