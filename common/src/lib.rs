@@ -24,5 +24,6 @@ pub mod keys;
 pub mod manifest;
 pub mod outcome;
 pub mod path;
+pub mod replay;
 pub mod ticket;
 pub mod time;

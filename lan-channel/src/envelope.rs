@@ -14,9 +14,8 @@ use common::credential::Credential;
 use common::digest::Digest;
 use common::ids::{ClusterId, SegmentName, ServerId};
 use common::keys::{PublishKeys, SecretKey, Signature, Signed};
+use common::replay::Window;
 use common::time::WallTime;
-
-use crate::replay::Window;
 
 const VERSION: u8 = 2;
 const DOMAIN: &str = "pressrun control datagram 2";

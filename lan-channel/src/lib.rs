@@ -10,5 +10,4 @@
 pub mod data;
 pub mod envelope;
 pub mod frames;
-pub mod replay;
 pub mod sockets;

@@ -24,12 +24,15 @@
 //! - A server that does not hear its leader asks the others first ([`Message::Probe`]): its own ears may
 //!   be what fails.
 //! - A much stronger server takes over only by policy, and without a vote ([`Message::Challenge`]).
+//! - An announcement may be an old one that somebody plays again. It counts when its leader has answered
+//!   this server ([`Message::Verify`]); so does a claim, where it would end a leadership.
 
 mod config;
 #[cfg(test)]
 mod exhaustive;
 mod machine;
 mod priority;
+mod proof;
 #[cfg(test)]
 mod simulation;
 #[cfg(test)]
@@ -54,8 +57,8 @@ pub fn epoch_round(epoch: u64) -> u32 {
     u32::try_from(epoch >> 32).unwrap_or(u32::MAX)
 }
 
-/// What servers say to each other about who leads. All of it goes to the whole segment. Grows at
-/// the end only.
+/// What servers say to each other about who leads. Goes to the whole segment unless it says otherwise.
+/// Grows at the end only.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Message {
     /// "I lead" (LA).
@@ -101,6 +104,25 @@ pub enum Message {
         /// The challenger, and how strong it is.
         priority: Priority,
     },
+    /// "Do you lead, or claim?" Said to one server, because of an announcement or a claim of it.
+    Verify {
+        /// Drawn by the sender, and of no other meaning.
+        number: u64,
+    },
+    /// "I do." Said to one server that asked.
+    Verified {
+        /// What is announced at that moment.
+        announcement: LeaderAnnouncement,
+        /// What was asked with.
+        number: u64,
+    },
+    /// "I claim." Said to one server that asked.
+    Claiming {
+        /// What is claimed at that moment.
+        claim: LeaderClaim,
+        /// What was asked with.
+        number: u64,
+    },
 }
 
 /// Leader alive (LA): sent regularly by the leader.
@@ -130,6 +152,13 @@ pub struct LeaderClaim {
 pub enum Output {
     /// Send this to the segment.
     Send(Message),
+    /// Send this to one server.
+    SendTo {
+        /// Whom.
+        to: ServerId,
+        /// What.
+        message: Message,
+    },
     /// Make this durable before the next output is carried out; hand it to [`Election::new`] at the
     /// next start.
     PersistEpoch(u64),

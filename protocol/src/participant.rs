@@ -356,6 +356,9 @@ impl Participant {
     fn elected(&mut self, output: election::Output, now: Timestamp) {
         match output {
             election::Output::Send(message) => self.send(Destination::Segment, Control::Election(message)),
+            election::Output::SendTo { to, message } => {
+                self.send(Destination::Server(to), Control::Election(message));
+            }
             election::Output::PersistEpoch(epoch) => self.outputs.push_back(Output::PersistEpoch(epoch)),
             election::Output::BecameLeader { epoch } => self.lead(epoch, now),
             election::Output::Follows { leader, epoch } => {

@@ -10,7 +10,8 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 use std::collections::VecDeque;
 
-use super::{Config, Message, Mode, Output, Priority, Rejected, Standing};
+use super::proof::Proof;
+use super::{Config, LeaderAnnouncement, Message, Mode, Output, Priority, Rejected, Standing};
 
 /// How often a claim is said during a vote, so that one lost datagram decides nothing.
 const CLAIMS_PER_VOTE: u32 = 3;
@@ -78,6 +79,8 @@ pub struct Election {
     /// A leader that is behind what this server obeyed, and since when it is heard.
     behind: Option<(ServerId, Timestamp)>,
     mode: Mode,
+    /// Which leaders have answered this server.
+    proof: Proof,
     /// Whom this server hands over to when it stops leading.
     successor: Option<ServerId>,
     /// It distributes something: no moment to hand over to a stronger server.
@@ -124,6 +127,7 @@ impl Election {
             resigned: None,
             behind: None,
             mode: Mode::Elected,
+            proof: Proof::new(seed),
             successor: None,
             is_busy: false,
             heard_at: None,
@@ -222,6 +226,18 @@ impl Election {
         }
         hear::check(from, roles, message)?;
         self.check_named(from, message)?;
+        if let Message::Announcement(announcement) = message
+            && !self.proof.admits(announcement, now)
+        {
+            self.handle_timeout(now); // Asks, unless it spreads its questions.
+            return Ok(());
+        }
+        self.take(from, roles, message, now);
+        Ok(())
+    }
+
+    /// A message that may be said and is not an old announcement.
+    pub(super) fn take(&mut self, from: ServerId, roles: Roles, message: &Message, now: Timestamp) {
         match *message {
             Message::Announcement(announcement) => self.on_announcement(from, announcement, now),
             Message::Claim(claim) => self.on_claim(from, claim, now),
@@ -233,9 +249,25 @@ impl Election {
             Message::Heard { leader, epoch } => self.on_heard(leader, epoch, now),
             Message::HandOver { epoch, to } => self.on_hand_over(from, epoch, to, now),
             Message::Challenge { epoch, priority } => self.on_challenge(epoch, priority, now),
+            Message::Verify { number } => self.on_verify(from, number, now),
+            Message::Verified { announcement, number } => {
+                if self.proof.answers(number, &announcement) {
+                    self.on_announcement(from, announcement, now);
+                }
+            }
+            Message::Claiming { claim, number } => {
+                if self.proof.claims(from, number) && self.reopens_for(&claim) {
+                    self.reopen_vote(now);
+                }
+            }
         }
         self.handle_timeout(now);
-        Ok(())
+    }
+
+    /// What a leader says.
+    pub(super) fn announcement(&self, now: Timestamp) -> Option<LeaderAnnouncement> {
+        let State::Leading { epoch, .. } = self.state else { return None };
+        Some(LeaderAnnouncement { epoch, priority: self.priority(now), members: self.members })
     }
 
     /// Any authenticated packet of a server: if it is the leader, it lives.
@@ -309,6 +341,9 @@ impl Election {
         if self.query_at.is_some_and(|at| at <= now) {
             self.ask(now);
         }
+        while let Some((to, message)) = self.proof.due(now) {
+            self.outputs.push_back(Output::SendTo { to, message });
+        }
     }
 
     /// When [`Election::handle_timeout`] has something to do.
@@ -324,7 +359,7 @@ impl Election {
                 Some(challenge_at.map_or(given_up, |at| at.min(given_up)))
             }
         };
-        [state, self.heard_at, self.query_at].into_iter().flatten().min()
+        [state, self.heard_at, self.query_at, self.proof.poll_timeout()].into_iter().flatten().min()
     }
 
     /// Whether it will ask who leads.

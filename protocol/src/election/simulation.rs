@@ -119,6 +119,7 @@ impl Segment {
                     assert_eq!(self.epochs.get(&epoch), Some(&leader), "only who leads is followed");
                 }
                 Output::LostLeader => (),
+                Output::SendTo { to, message } => self.send(server, to, message),
                 Output::Send(message) => {
                     if let Message::Announcement(announcement) = message {
                         assert_eq!(host.durable_epoch, announcement.epoch);
@@ -134,13 +135,17 @@ impl Segment {
         let receivers: Vec<ServerId> =
             self.hosts.iter().filter(|(_, host)| host.part == part).map(|(server, _)| *server).collect();
         for to in receivers {
-            if self.rng.next_u64() % 100 < self.loss_percent && to != from {
-                continue;
-            }
-            let delay = Duration::from_micros(100 + self.rng.next_u64() % 2_000);
-            self.sent += 1;
-            self.flying.insert((self.now + delay, self.sent), (from, to, message));
+            self.send(from, to, message);
         }
+    }
+
+    fn send(&mut self, from: ServerId, to: ServerId, message: Message) {
+        if self.rng.next_u64() % 100 < self.loss_percent && to != from {
+            return;
+        }
+        let delay = Duration::from_micros(100 + self.rng.next_u64() % 2_000);
+        self.sent += 1;
+        self.flying.insert((self.now + delay, self.sent), (from, to, message));
     }
 
     fn run_for(&mut self, duration: Duration) {

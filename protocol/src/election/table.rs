@@ -1,4 +1,5 @@
-//! The table of states and inputs in `docs/protocol.md`, a check for each cell.
+//! The table of states and inputs in `docs/protocol.md`, a check for each cell. Announcements are those of
+//! leaders that have answered; see `proof`.
 
 use std::time::Duration;
 
@@ -41,6 +42,10 @@ fn drain(election: &mut Election) -> String {
         Output::Send(Message::Heard { .. }) => "heard",
         Output::Send(Message::HandOver { .. }) => "hand-over",
         Output::Send(Message::Challenge { .. }) => "challenge",
+        Output::Send(Message::Verify { .. } | Message::Verified { .. } | Message::Claiming { .. }) => {
+            "to all what is for one"
+        }
+        Output::SendTo { .. } => "to one",
         Output::PersistEpoch(_) => "durable",
         Output::BecameLeader { .. } => "leads",
         Output::Follows { .. } => "follows",
@@ -56,7 +61,7 @@ fn in_state(state: char, config: &Config) -> (Election, u64, u64, Timestamp) {
     let standing = Standing { preassigned: 5, ..Standing::default() };
     let mut election = Election::new(id(7), Roles::default(), standing, OWN, config.clone(), 1, START);
     let hear = |election: &mut Election, message| {
-        election.handle_message(id(3), Roles::default(), &message, START).expect("an honest message");
+        election.take(id(3), Roles::default(), &message, START);
     };
     let mut now = START;
     let (mut obeyed, mut claimed) = (OWN, OWN);
@@ -142,7 +147,7 @@ fn cell(state: char, name: &str, config: &Config) -> String {
         panic!("{state} never ends");
     }
     let (from, message) = input(name, obeyed, claimed);
-    election.handle_message(from, Roles::default(), &message, now + Duration::from_micros(1)).expect("honest");
+    election.take(from, Roles::default(), &message, now + Duration::from_micros(1));
     let said = drain(&mut election);
     let asks = if election.asks() { " ask" } else { "" };
     format!("{} {said}{asks}", letter(&election)).trim_end().to_owned()

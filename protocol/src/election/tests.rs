@@ -33,8 +33,9 @@ fn outputs(election: &mut Election) -> Vec<Output> {
     std::iter::from_fn(|| election.poll_output()).collect()
 }
 
+/// Announcements that are heard are those of leaders that have answered.
 fn hear(election: &mut Election, from: u8, message: Message, when: Timestamp) -> Vec<Output> {
-    election.handle_message(id(from), Roles::default(), &message, when).expect("an honest message");
+    election.take(id(from), Roles::default(), &message, when);
     outputs(election)
 }
 
@@ -472,4 +473,111 @@ fn where_the_leader_is_fixed_it_leads_at_once_and_nobody_else_ever_does() {
         assert!(!said.iter().any(|output| matches!(output, Output::Send(Message::Claim(_)))), "{said:?}");
     }
     assert_eq!(other.leader(), None, "its leader is gone, and there is no other");
+}
+
+#[test]
+fn who_resigned_and_lost_its_memory_is_heard_again_after_a_silence() {
+    let follower = Roles { server: true, leader: false };
+    let mut election = Election::new(id(8), follower, Standing::default(), 0, Config::lan(), 1, START);
+    outputs(&mut election);
+    hear(&mut election, 3, announcement(5 << 32, weak(3)), at(0));
+    assert_eq!(hear(&mut election, 3, Message::Resign { epoch: 5 << 32 }, at(5)), [Output::LostLeader]);
+    for milliseconds in (200..10_000).step_by(200) {
+        hear(&mut election, 3, announcement(1 << 32, weak(3)), at(milliseconds));
+    }
+    assert_eq!(election.leader(), Some((id(3), 1 << 32)));
+}
+
+#[test]
+fn what_a_server_without_the_role_has_seen_uses_up_no_epochs_and_it_yields_in_the_end() {
+    let follower = Roles { server: true, leader: false };
+    let (mut leader, epoch, now) = leading(0);
+    let question = Message::Query { seen: u64::from(ROUND_MAX) << 32 };
+    leader.handle_message(id(3), follower, &question, now).expect("it may ask");
+    assert_eq!(leader.leader(), Some((id(7), epoch)));
+
+    let mut behind = Election::new(id(8), follower, Standing::default(), 9 << 32, Config::lan(), 1, START);
+    outputs(&mut behind);
+    let mut followed_at = None;
+    for milliseconds in (0..10_000).step_by(200) {
+        if hear(&mut behind, 7, announcement(1 << 32, weak(7)), at(milliseconds)).is_empty() {
+            continue;
+        }
+        if behind.leader().is_some() {
+            followed_at = Some(milliseconds);
+            break;
+        }
+    }
+    let patience = Config::lan().silence_max * 4;
+    assert!(followed_at.is_some_and(|after| Duration::from_millis(after) >= patience), "{followed_at:?}");
+    assert_eq!(behind.leader(), Some((id(7), 1 << 32)));
+}
+
+fn sent_to(said: &[Output], to: u8) -> Vec<Message> {
+    said.iter()
+        .filter_map(|output| if let Output::SendTo { to, message } = output { Some((*to, *message)) } else { None })
+        .filter(|(receiver, _)| *receiver == id(to))
+        .map(|(_, message)| message)
+        .collect()
+}
+
+/// As the driver brings it, old or not.
+fn arrives(election: &mut Election, from: u8, message: Message, when: Timestamp) -> Vec<Output> {
+    election.handle_message(id(from), Roles::default(), &message, when).expect("an honest message");
+    outputs(election)
+}
+
+#[test]
+fn an_old_announcement_takes_nobody_from_a_leader_that_lives() {
+    let mut election = server(0);
+    hear(&mut election, 3, announcement(1 << 32, weak(3)), at(0));
+    // Server 4 led that long ago, and lost its memory since: it does not answer as its leader.
+    let old = announcement(2 << 32, weak(4));
+    for milliseconds in [5, 10, 15] {
+        let said = arrives(&mut election, 4, old, at(milliseconds));
+        assert!(matches!(sent_to(&said, 4)[..], [Message::Verify { .. }]), "{said:?}");
+        assert_eq!(said.len(), 1, "nothing is made durable and nobody is left: {said:?}");
+    }
+    assert_eq!(election.leader(), Some((id(3), 1 << 32)));
+}
+
+#[test]
+fn a_leader_is_followed_when_it_has_answered_and_answers_when_it_leads() {
+    let (mut leader, epoch, now) = leading(0);
+    let mut election = Election::new(id(4), Roles::default(), Standing::default(), 0, Config::lan(), 2, now);
+    outputs(&mut election);
+    let own = Standing::default().priority(id(7), true, 0);
+    let said = arrives(&mut election, 7, announcement(epoch, own), now);
+    let [question @ Message::Verify { .. }] = sent_to(&said, 7)[..] else { panic!("unexpected outputs {said:?}") };
+    let said = arrives(&mut leader, 4, question, now);
+    let [answer @ Message::Verified { .. }] = sent_to(&said, 4)[..] else { panic!("unexpected outputs {said:?}") };
+    assert_eq!(
+        arrives(&mut election, 7, answer, now),
+        [Output::PersistEpoch(epoch), Output::Follows { leader: id(7), epoch }]
+    );
+    assert_eq!(arrives(&mut election, 7, announcement(epoch, own), now), [], "asked once for each epoch");
+    assert_eq!(arrives(&mut election, 5, question, now), [], "who follows does not answer for its leader");
+    // What it answered is worth nothing when it was lost meanwhile.
+    assert_eq!(arrives(&mut election, 7, Message::Resign { epoch }, now), [Output::LostLeader]);
+    arrives(&mut election, 7, answer, now + Config::lan().silence_max);
+    assert_eq!(election.leader(), None);
+}
+
+#[test]
+fn where_claims_reopen_the_vote_an_old_claim_does_not() {
+    let config = Config { claims_reopen_vote: true, ..Config::lan() };
+    let mut election = Election::new(id(7), Roles::default(), Standing::default(), 0, config, 1, START);
+    while !election.is_leader() {
+        let now = election.poll_timeout().expect("a candidate has timers");
+        election.handle_timeout(now);
+        outputs(&mut election);
+    }
+    let claim = LeaderClaim { epoch: 9 << 32, priority: strong(3), seen: 0 };
+    let said = arrives(&mut election, 3, Message::Claim(claim), at(600));
+    let [Message::Verify { number }] = sent_to(&said, 3)[..] else { panic!("unexpected outputs {said:?}") };
+    assert!(election.is_leader());
+    arrives(&mut election, 3, Message::Claiming { claim, number: number ^ 1 }, at(601));
+    assert!(election.is_leader());
+    let said = arrives(&mut election, 3, Message::Claiming { claim, number }, at(602));
+    assert!(matches!(said[..], [Output::LostLeader, Output::Send(Message::Claim(_))]), "claim 35: {said:?}");
 }

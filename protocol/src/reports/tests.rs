@@ -409,3 +409,29 @@ fn messages_keep_their_bytes() {
         assert_eq!(hex, bytes, "{message:?}");
     }
 }
+
+#[test]
+fn acknowledgements_of_a_leaders_earlier_epoch_count_for_nothing_in_its_next_one() {
+    let now = Timestamp(1_000_000);
+    let mut reporter = Reporter::new(id(4), 10, Config::default(), 1);
+    reporter.follows(id(1), 8, now);
+    reporter.submit(report(4, 3, committed(1)), now).expect("fits");
+    let ack = |epoch| Message::Ack {
+        epoch,
+        known: vec![Known { server: id(4), assignment: AssignmentNumber(3), serial: 11 }],
+    };
+    reporter.handle_message(id(1), &ack(7), now);
+    assert_eq!(reporter.pending(), 1);
+    reporter.handle_message(id(1), &ack(8), now);
+    assert_eq!(reporter.pending(), 0);
+}
+
+#[test]
+fn presets_are_valid() {
+    for preset in [Config::lan(), Config::seed()] {
+        assert_eq!(preset.validate(), Ok(()));
+    }
+    let broken = Config { gather: Duration::from_millis(50), ..Config::lan() };
+    let error = broken.validate().expect_err("repeats before it was gathered");
+    assert_eq!(error.to_string(), "twice gather (100ms) must be shorter than repeat_min (100ms)");
+}

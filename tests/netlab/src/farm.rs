@@ -8,6 +8,7 @@
 //! The processes are killed when the thread that started them ends: start a farm and its agents on
 //! the thread of the test.
 
+mod agents;
 mod client;
 mod events;
 mod place;

@@ -4,7 +4,7 @@ use std::io;
 use std::process::{Child, Command, ExitStatus};
 use std::time::Duration;
 
-use rustix::process::Pid;
+use rustix::process::{Pid, Signal, kill_process};
 
 use crate::wait::{End, wait_for};
 
@@ -61,6 +61,13 @@ impl Process {
         }
         let mut end = self.end().expect("the kernel knows its children");
         wait_for(&mut end, within, || self.child.try_wait().ok().flatten())
+    }
+
+    /// Tells it to stop, as a service manager does. One that has ended already is left alone.
+    pub fn terminate(&mut self) {
+        if self.ended().is_ok_and(|ended| ended.is_none()) {
+            kill_process(Pid::from_child(&self.child), Signal::TERM).ok();
+        }
     }
 
     /// Kills it at once, as `kill -9`, and waits until it is gone.

@@ -65,8 +65,19 @@ impl Changes {
     /// # Errors
     /// When one cannot be watched.
     pub fn of<P: AsRef<Path>>(directories: impl IntoIterator<Item = P>) -> io::Result<Self> {
+        Self::watch(directories, WatchFlags::CREATE | WatchFlags::MOVE | WatchFlags::DELETE | WatchFlags::CLOSE_WRITE)
+    }
+
+    /// Of directories, and whatever is written to the files in them.
+    ///
+    /// # Errors
+    /// When one cannot be watched.
+    pub fn of_contents<P: AsRef<Path>>(directories: impl IntoIterator<Item = P>) -> io::Result<Self> {
+        Self::watch(directories, WatchFlags::CREATE | WatchFlags::MODIFY)
+    }
+
+    fn watch<P: AsRef<Path>>(directories: impl IntoIterator<Item = P>, what: WatchFlags) -> io::Result<Self> {
         let inotify = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)?;
-        let what = WatchFlags::CREATE | WatchFlags::MOVE | WatchFlags::DELETE | WatchFlags::CLOSE_WRITE;
         for directory in directories {
             inotify::add_watch(&inotify, directory.as_ref(), what)?;
         }

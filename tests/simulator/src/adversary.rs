@@ -107,7 +107,7 @@ impl Adversary {
         let priority = strong.priority(named, true, 999);
         let number = self.chance.below(64);
         let assignment = AssignmentNumber(1 + self.chance.below(6));
-        match self.chance.below(19) {
+        match self.chance.below(22) {
             0 => Control::Election(election::Message::Announcement(LeaderAnnouncement { epoch, priority, members: 9 })),
             1 => Control::Election(election::Message::Claim(LeaderClaim { epoch, priority, seen: self.epoch() })),
             2 => Control::Election(election::Message::Resign { epoch }),
@@ -154,6 +154,15 @@ impl Adversary {
             15 => Control::Election(election::Message::Probe { leader: victim, epoch }),
             16 => Control::Election(election::Message::Heard { leader: victim, epoch }),
             17 => Control::Election(election::Message::HandOver { epoch, to: named }),
+            18 => Control::Election(election::Message::Verify { number: epoch }),
+            19 => Control::Election(election::Message::Verified {
+                announcement: LeaderAnnouncement { epoch, priority, members: 9 },
+                number: self.chance.number(),
+            }),
+            20 => Control::Election(election::Message::Claiming {
+                claim: LeaderClaim { epoch, priority, seen: epoch },
+                number: self.chance.number(),
+            }),
             _ => Control::Reports(reports::Message::Ask(reports::Ask {
                 assignment,
                 after: None,

@@ -25,6 +25,8 @@ impl Election {
         let Mode::Fixed { leader } = self.mode else { return Ok(()) };
         match message {
             Message::Announcement(_)
+            | Message::Verified { .. }
+            | Message::Claiming { .. }
             | Message::Claim(_)
             | Message::Resign { .. }
             | Message::HandOver { .. }
@@ -34,13 +36,16 @@ impl Election {
                 Err(Rejected::NotNamed { from })
             }
             Message::Announcement(_)
+            | Message::Verified { .. }
+            | Message::Claiming { .. }
             | Message::Claim(_)
             | Message::Resign { .. }
             | Message::HandOver { .. }
             | Message::Challenge { .. }
             | Message::Query { .. }
             | Message::Probe { .. }
-            | Message::Heard { .. } => Ok(()),
+            | Message::Heard { .. }
+            | Message::Verify { .. } => Ok(()),
         }
     }
 
@@ -75,6 +80,10 @@ impl Election {
         self.outputs.push_back(Output::Send(message));
     }
 
+    pub(super) fn send_to(&mut self, to: ServerId, message: Message) {
+        self.outputs.push_back(Output::SendTo { to, message });
+    }
+
     pub(super) fn become_unknown(&mut self, now: Timestamp) {
         let claims_at = now + self.claim_wait(now);
         let may_claim = self.may_claim();
@@ -84,8 +93,14 @@ impl Election {
         }
     }
 
-    pub(super) fn lose_leader(&mut self, now: Timestamp) {
+    /// Whoever is followed next has to answer first.
+    pub(super) fn leave_leader(&mut self) {
+        self.proof.forget();
         self.outputs.push_back(Output::LostLeader);
+    }
+
+    pub(super) fn lose_leader(&mut self, now: Timestamp) {
+        self.leave_leader();
         self.become_unknown(now);
     }
 
@@ -115,14 +130,17 @@ impl Election {
     }
 
     pub(super) fn send_claim(&mut self, epoch: u64, now: Timestamp) {
-        let priority = self.priority(now);
         let repeat = self.config.vote / CLAIMS_PER_VOTE;
         if let State::VotingOpen { ref mut claimed_at, ref mut repeat_at, .. } = self.state {
             *claimed_at = now;
             *repeat_at = now + repeat;
         }
         self.round_claimed = self.round_claimed.max(epoch_round(epoch));
-        self.send(Message::Claim(LeaderClaim { epoch, priority, seen: self.epoch }));
+        self.send(Message::Claim(self.claim_of(epoch, now)));
+    }
+
+    pub(super) fn claim_of(&self, epoch: u64, now: Timestamp) -> LeaderClaim {
+        LeaderClaim { epoch, priority: self.priority(now), seen: self.epoch }
     }
 
     pub(super) fn hasten_claim(&mut self) {
@@ -148,7 +166,7 @@ impl Election {
     /// Another server leads the same epoch: no battle of announcements, vote again.
     pub(super) fn reopen_vote(&mut self, now: Timestamp) {
         self.deposed_at = Some(now);
-        self.outputs.push_back(Output::LostLeader);
+        self.leave_leader();
         self.round_claimed = self.round_claimed.max(self.next_round());
         self.claim(now);
     }
@@ -167,14 +185,14 @@ impl Election {
     }
 
     pub(super) fn announce(&mut self, now: Timestamp) {
-        let priority = self.priority(now);
-        if let State::Leading { epoch, ref mut announced_at, ref mut announce_at, ref mut opening } = self.state {
+        let Some(announcement) = self.announcement(now) else { return };
+        if let State::Leading { ref mut announced_at, ref mut announce_at, ref mut opening, .. } = self.state {
             *announced_at = now;
             *opening = opening.saturating_sub(1);
             let wait = if *opening == 0 { self.config.announce_interval } else { self.config.announce_interval / 5 };
             *announce_at = now + wait;
-            self.send(Message::Announcement(LeaderAnnouncement { epoch, priority, members: self.members }));
         }
+        self.send(Message::Announcement(announcement));
     }
 
     pub(super) fn hasten_announcement(&mut self) {
@@ -235,7 +253,7 @@ impl Election {
 
     pub(super) fn hand_over(&mut self, epoch: u64, to: ServerId, now: Timestamp) {
         self.say_twice(Message::HandOver { epoch, to });
-        self.outputs.push_back(Output::LostLeader);
+        self.leave_leader();
         self.await_successor(epoch, to, now);
     }
 

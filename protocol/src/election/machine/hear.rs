@@ -4,9 +4,7 @@ use common::credential::Roles;
 use common::ids::ServerId;
 use common::time::Timestamp;
 
-use super::super::{
-    LeaderAnnouncement, LeaderClaim, Message, Mode, Output, Priority, ROUND_MAX, Rejected, epoch_round,
-};
+use super::super::{LeaderAnnouncement, LeaderClaim, Message, Mode, Priority, ROUND_MAX, Rejected, epoch_round};
 use super::{Election, State, UNANNOUNCED_SILENCES};
 
 impl Election {
@@ -70,8 +68,9 @@ impl Election {
         let own = self.priority(now);
         let stale = round <= epoch_round(self.epoch);
         match self.state {
-            State::Leading { epoch, .. } if self.config.claims_reopen_vote && round >= epoch_round(epoch) => {
-                self.reopen_vote(now);
+            State::Leading { .. } if self.reopens_for(&heard) => {
+                let message = self.proof.ask_claimant(from);
+                self.send_to(from, message);
             }
             State::Leading { .. } => self.answer_as_leader(heard.seen, now),
             State::Known { .. } => (), // The own leader lives and answers.
@@ -101,6 +100,28 @@ impl Election {
                     self.hasten_claim();
                 }
             }
+        }
+    }
+
+    /// Claim 35's rule, where it is the policy.
+    pub(super) fn reopens_for(&self, claim: &LeaderClaim) -> bool {
+        matches!(self.state, State::Leading { epoch, .. }
+            if self.config.claims_reopen_vote && epoch_round(claim.epoch) >= epoch_round(epoch))
+    }
+
+    /// Somebody heard this server lead or claim, and wants to know whether it still does.
+    pub(super) fn on_verify(&mut self, from: ServerId, number: u64, now: Timestamp) {
+        match self.state {
+            State::Leading { .. } => {
+                if let Some(announcement) = self.announcement(now) {
+                    self.send_to(from, Message::Verified { announcement, number });
+                }
+            }
+            State::VotingOpen { epoch, .. } => {
+                let claim = self.claim_of(epoch, now);
+                self.send_to(from, Message::Claiming { claim, number });
+            }
+            State::Unknown { .. } | State::Conceding { .. } | State::Known { .. } => (),
         }
     }
 
@@ -208,7 +229,7 @@ impl Election {
             let epoch = self.epoch_of(self.next_round(), now);
             self.lead(epoch, now);
         } else {
-            self.outputs.push_back(Output::LostLeader);
+            self.leave_leader();
             self.await_successor(epoch, to, now);
         }
     }
@@ -228,9 +249,14 @@ impl Election {
 
 pub(super) fn check(from: ServerId, roles: Roles, message: &Message) -> Result<(), Rejected> {
     let (named, leads, epochs) = match *message {
-        Message::Announcement(announcement) => (announcement.priority.server, true, [announcement.epoch, 0]),
-        Message::Claim(claim) => (claim.priority.server, true, [claim.epoch, claim.seen]),
+        Message::Announcement(announcement) | Message::Verified { announcement, .. } => {
+            (announcement.priority.server, true, [announcement.epoch, 0])
+        }
+        Message::Claim(claim) | Message::Claiming { claim, .. } => {
+            (claim.priority.server, true, [claim.epoch, claim.seen])
+        }
         Message::Query { seen } => (from, false, [seen, 0]),
+        Message::Verify { .. } => (from, false, [0, 0]),
         Message::Probe { epoch, .. } => (from, false, [epoch, 0]),
         // Whoever hears a leader must be able to lead, else a member that was taken over could keep a dead
         // leader in office.

@@ -10,6 +10,7 @@ mod bounded_answers;
 mod confirmed_means_held;
 mod durable_before_used;
 mod epochs_never_fall;
+mod followed_while_leading;
 mod heard_before_acknowledged;
 mod members_speak_for_themselves;
 mod one_leader_of_an_epoch;
@@ -40,6 +41,7 @@ pub fn all() -> Vec<Box<dyn Invariant>> {
         Box::<durable_before_used::DurableBeforeUsed>::default(),
         Box::<epochs_never_fall::EpochsNeverFall>::default(),
         Box::<only_leaders_are_followed::OnlyLeadersAreFollowed>::default(),
+        Box::<followed_while_leading::FollowedWhileLeading>::default(),
         Box::<members_speak_for_themselves::MembersSpeakForThemselves>::default(),
         Box::<confirmed_means_held::ConfirmedMeansHeld>::default(),
         Box::<reports_are_their_servers_own::ReportsAreTheirServersOwn>::default(),

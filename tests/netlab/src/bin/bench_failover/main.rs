@@ -1,0 +1,199 @@
+//! How long a segment of real agents is without a leader when its leader is killed, and when it stops.
+//!
+//! The clock starts just before the signal is sent, and stops at the line with which another agent logs
+//! that it leads; it announces that in the same turn. Then the former leader is started again, and the next
+//! one is killed when all follow one leader and the CCM knows it.
+
+mod view;
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use clap::{Parser, ValueEnum};
+use netlab::Host;
+use netlab::farm::{Farm, FarmSpec};
+use netlab::wait::{Changes, wait_for};
+use pressrun_netlab as netlab;
+use serde_json::{Value, json};
+use view::{Moment, Said, View};
+
+/// Longest time until another leads; beyond that something is broken.
+const PATIENCE: Duration = Duration::from_secs(90);
+/// Goal of a clean hand-over.
+const HAND_OVER_GOAL: f64 = 0.050;
+
+/// Timers of the segment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Preset {
+    Lan,
+    Fast,
+    Seed,
+}
+
+impl Preset {
+    fn configuration(self) -> &'static str {
+        match self {
+            Self::Lan => "[lan]\npreset = \"lan\"\n",
+            Self::Fast => "[lan]\npreset = \"fast\"\n",
+            Self::Seed => "[lan]\npreset = \"seed\"\n",
+        }
+    }
+
+    /// The goal of the 99th percentile, in seconds. For `seed` the sum of its timers and a second.
+    fn goal(self) -> f64 {
+        match self {
+            Self::Lan => 1.0,
+            Self::Fast => 0.350,
+            Self::Seed => 5.0 + 10.0 + 12.0 + 1.0,
+        }
+    }
+}
+
+/// Measures how long a segment is without a leader.
+#[derive(Debug, Parser)]
+struct Arguments {
+    /// The product's binary
+    #[arg(long)]
+    binary: PathBuf,
+    /// How often the leader is killed
+    #[arg(long, default_value_t = 200)]
+    kills: u32,
+    /// How often the leader is told to stop
+    #[arg(long, default_value_t = 50)]
+    hand_overs: u32,
+    /// Servers of the segment
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u8).range(2..=32))]
+    servers: u8,
+    /// Timers
+    #[arg(long, value_enum, default_value_t = Preset::Lan)]
+    preset: Preset,
+    /// Also write the results to this file, as JSON
+    #[arg(long)]
+    json: Option<PathBuf>,
+}
+
+/// How a leader ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    Killed,
+    Stopped,
+}
+
+/// The segment under test.
+struct Bench {
+    farm: Farm,
+    writes: Changes,
+    view: View,
+}
+
+impl Bench {
+    fn start(arguments: &Arguments) -> Self {
+        let spec = FarmSpec::of(&arguments.binary, 1, arguments.servers).agents(arguments.preset.configuration());
+        let farm = Farm::start_without_site(spec);
+        let view = View::of(farm.hosts().into_iter().map(|host| (host, farm.agent_log(host))));
+        Self { writes: farm.log_writes(), farm, view }
+    }
+
+    /// Waits until all follow one leader and the CCM knows it, and has heard of its members.
+    fn settle(&mut self) -> Host {
+        let Self { farm, writes, view } = self;
+        let settled = wait_for(writes, PATIENCE, || {
+            view.news();
+            view.settled()
+        });
+        let leader = settled.unwrap_or_else(|| panic!("no leader is agreed upon: {view:?}"));
+        let known = farm.wait_for(PATIENCE, || (farm.leader_of(1) == Some(leader)).then_some(()));
+        known.unwrap_or_else(|| panic!("the CCM does not know that {leader} leads"));
+        leader
+    }
+
+    /// Ends the leader; gives the seconds until another led, and how many claimed to lead meanwhile.
+    fn replace(&mut self, end: End) -> (f64, usize) {
+        let leader = self.settle();
+        let began = Moment::now();
+        match end {
+            End::Killed => self.farm.kill_agent(leader),
+            End::Stopped => self.farm.tell_agent_to_stop(leader),
+        }
+        let Self { farm, writes, view } = self;
+        let mut leaders = Vec::new();
+        let first = wait_for(writes, PATIENCE, || {
+            leaders.extend(view.news().into_iter().filter_map(|(at, host, said)| match said {
+                Said::Leads(_) if host != leader => at.seconds_since(began),
+                Said::Leads(_) | Said::Follows(_) | Said::Nobody => None,
+            }));
+            leaders.first().copied()
+        });
+        let first = first.unwrap_or_else(|| panic!("nobody leads after {leader}: {view:?}"));
+        if end == End::Stopped {
+            farm.wait_agent_stopped(leader, PATIENCE);
+        }
+        farm.start_agent(leader);
+        (first, leaders.len())
+    }
+}
+
+/// Middle, nearly worst and worst, in seconds, by nearest rank. Nothing of nothing.
+fn summary(seconds: &[f64]) -> Option<[f64; 3]> {
+    let mut sorted = seconds.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let rank = |percent: usize| sorted.get((sorted.len() * percent).div_ceil(100).checked_sub(1)?).copied();
+    Some([rank(50)?, rank(99)?, rank(100)?])
+}
+
+fn load() -> String {
+    fs::read_to_string("/proc/loadavg").unwrap_or_default().split(' ').take(3).collect::<Vec<_>>().join(" ")
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let mut bench = Bench::start(&arguments);
+    let load_before = load();
+    let began = Instant::now();
+    let mut rows: Vec<Value> = Vec::new();
+    let mut reached = true;
+    let kinds = [
+        ("killed", End::Killed, arguments.kills, arguments.preset.goal()),
+        ("stopped", End::Stopped, arguments.hand_overs, HAND_OVER_GOAL),
+    ];
+    println!("{:<8} {:>5} {:>8} {:>8} {:>8} {:>8}  seconds", "leader", "times", "median", "p99", "worst", "goal");
+    for (name, end, times, goal) in kinds {
+        let measured: Vec<(f64, usize)> = (0..times).map(|_| bench.replace(end)).collect();
+        let seconds: Vec<f64> = measured.iter().map(|(seconds, _)| *seconds).collect();
+        let Some([median, p99, worst]) = summary(&seconds) else { continue };
+        let is_reached = p99 <= goal;
+        reached &= is_reached;
+        let word = if is_reached { "reached" } else { "missed" };
+        println!("{name:<8} {times:>5} {median:>8.3} {p99:>8.3} {worst:>8.3} {goal:>8.3}  {word}");
+        let contested = measured.iter().filter(|(_, leaders)| *leaders > 1).count();
+        rows.push(json!({
+            "leader": name, "times": times, "median_seconds": median, "p99_seconds": p99, "worst_seconds": worst,
+            "goal_seconds": goal, "goal_reached": is_reached, "contested": contested, "seconds": seconds,
+        }));
+    }
+    println!("load {load_before} before, {} after; {:.0?} in all", load(), began.elapsed());
+    if let Some(path) = &arguments.json {
+        let preset = format!("{:?}", arguments.preset).to_lowercase();
+        let result =
+            json!({ "preset": preset, "servers": arguments.servers, "load_before": load_before, "rows": rows });
+        if let Err(error) = fs::write(path, format!("{result:#}\n")) {
+            eprintln!("bench-failover: {} cannot be written: {error}", path.display());
+            return ExitCode::FAILURE;
+        }
+    }
+    if reached { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_summary_is_by_nearest_rank() {
+        let hundred: Vec<f64> = (1..=100).rev().map(f64::from).collect();
+        assert_eq!(summary(&hundred), Some([50.0, 99.0, 100.0]));
+        assert_eq!(summary(&[]), None);
+    }
+}
