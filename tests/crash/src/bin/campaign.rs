@@ -231,8 +231,8 @@ fn run(what: &What) -> Result<Tally> {
             let own = std::env::current_exe().map_err(RigError::io("finding this program"))?;
             let found = uploads::run(dir, &own, *swaps, *seed)?;
             println!(
-                "{} operations of the writer during {} swaps, {} of them refused",
-                found.operations, found.swaps, found.refused
+                "{} operations of the writer during {} swaps, {} of them refused, {} deleted files came back",
+                found.operations, found.swaps, found.refused, found.returned
             );
             part("uploads", &mut total, found.tally);
         }
