@@ -46,17 +46,29 @@ impl SiteTrees {
         if now > header.expires {
             return Err(ContentError::CommitTooLate { deadline: header.expires, now });
         }
+        self.bring_prepared_live(prepared, Some(header.result), |after, outcome| {
+            after.remember(header.number, header.sequence, outcome);
+        })
+    }
+
+    /// Makes what an assignment prepared live; `expected` is the version that it must be, `note` adds to
+    /// the state that this leads to.
+    pub(super) fn bring_prepared_live(
+        &mut self,
+        prepared: AssignmentNumber,
+        expected: Option<Version>,
+        note: impl FnOnce(&mut Body, &Outcome),
+    ) -> Result<Outcome, ContentError> {
         let staged = self.body().prepared.clone().filter(|staged| staged.number == prepared);
         let Some(staged) = staged else { return Err(ContentError::NotPrepared { prepared }) };
-        if staged.version != header.result {
-            let (staged, expected) = (staged.version, header.result);
-            return Err(ContentError::OtherVersion { prepared, staged, expected });
+        if let Some(expected) = expected.filter(|expected| *expected != staged.version) {
+            return Err(ContentError::OtherVersion { prepared, staged: staged.version, expected });
         }
         let outcome = Outcome::Committed { version: staged.version };
         let mut after = self.body().clone();
         after.prepared = None;
         after.note_committed(prepared);
-        after.remember(header.number, header.sequence, &outcome);
+        note(&mut after, &outcome);
         let present = match staged.place {
             Place::Temp => self.inode(TEMP)?,
             Place::Backup => self.inode(BACKUP)?,

@@ -76,6 +76,7 @@ pub enum AssignmentError {
 pub struct AssignmentReader<R> {
     file: R,
     header: Header,
+    epoch: u32,
     commands: Vec<Command>,
     blocks: Vec<BlockInfo>,
     /// Offset of each block in the file.
@@ -87,7 +88,19 @@ impl<R: Read + Seek> AssignmentReader<R> {
     ///
     /// # Errors
     /// [`AssignmentError`] names the part that is wrong.
-    pub fn open(mut file: R, keys: &PublishKeys, limits: &Limits) -> Result<Self, AssignmentError> {
+    pub fn open(file: R, keys: &PublishKeys, limits: &Limits) -> Result<Self, AssignmentError> {
+        Self::open_with(file, Some(keys), limits)
+    }
+
+    /// Opens an assignment to look at it, whoever signed it. Never to act upon.
+    ///
+    /// # Errors
+    /// As [`Self::open`], but for the signature.
+    pub fn open_unchecked(file: R, limits: &Limits) -> Result<Self, AssignmentError> {
+        Self::open_with(file, None, limits)
+    }
+
+    fn open_with(mut file: R, keys: Option<&PublishKeys>, limits: &Limits) -> Result<Self, AssignmentError> {
         let fixed: [u8; 14] = read_array(&mut file, "first bytes")?;
         if fixed[..8] != MAGIC {
             return Err(AssignmentError::Magic);
@@ -101,7 +114,9 @@ impl<R: Read + Seek> AssignmentReader<R> {
         let raw_header = read_vec(&mut file, header_bytes.into(), "header")?;
         let epoch = u32::from_le_bytes(read_array(&mut file, "key epoch")?);
         let signature = Signature(read_array(&mut file, "signature")?);
-        keys.verify(epoch, HEADER_DOMAIN, &raw_header, &signature)?;
+        if let Some(keys) = keys {
+            keys.verify(epoch, HEADER_DOMAIN, &raw_header, &signature)?;
+        }
         let header: Header = decode(&raw_header, "header")?;
 
         check_limit("number of commands", header.commands.into(), limits.commands_max.into())?;
@@ -153,13 +168,19 @@ impl<R: Read + Seek> AssignmentReader<R> {
                 Some(offset)
             })
             .collect();
-        Ok(Self { file, header, commands, blocks, offsets })
+        Ok(Self { file, header, epoch, commands, blocks, offsets })
     }
 
     /// The signed header.
     #[must_use]
     pub fn header(&self) -> &Header {
         &self.header
+    }
+
+    /// The epoch of the key that it says it was signed with.
+    #[must_use]
+    pub fn key_epoch(&self) -> u32 {
+        self.epoch
     }
 
     /// The commands, in order.
