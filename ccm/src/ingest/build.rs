@@ -12,16 +12,16 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Mutex, PoisonError};
 
-use common::assignment::{ApplyError, Base, BlockInfo, Command, Content, Draft, Limits, apply, head};
+use common::assignment::{ApplyError, Base, BlockInfo, Command, Content, Draft, Limits, UNKNOWN_DIGEST, apply, head};
 use common::digest::{Digest, Version};
 use common::keys::PublishKey;
-use common::manifest::Manifest;
+use common::manifest::{Entry, Manifest};
 use common::path::ContentPath;
 
 use super::Progress;
-use super::content::{ContentError, ContentStore};
-use super::kinship::Kinship;
-use super::pack::{Wanted, Watch, pack_contents};
+use super::content::{ContentError, ContentSource};
+use super::level::Level;
+use super::pack::{Trees, Wanted, Watch, pack_contents};
 use super::plan::{self, Step};
 use super::spool::Spool;
 
@@ -40,6 +40,8 @@ pub struct BuildRequest<'a> {
     /// Without a base: the contents that servers lack. Only these get data, all others are taken for
     /// present on every server. `None`: all get data. With a base it has no meaning.
     pub needed: Option<&'a BTreeSet<Digest>>,
+    /// How much work is put into it.
+    pub level: Level,
 }
 
 /// A finished assignment file.
@@ -116,13 +118,13 @@ impl BuildError {
 }
 
 /// Builds an assignment, durably, at `output`; a file that is there is replaced. Contents that the
-/// base lacks must be in the store.
+/// base lacks must be found in `source`, those of the base should be.
 ///
 /// # Errors
 /// [`BuildError`]; nothing is left at `output` that was not there before.
 pub fn build(
     request: &BuildRequest<'_>,
-    store: &ContentStore,
+    source: &dyn ContentSource,
     key: &PublishKey,
     output: &Path,
     progress: &dyn Fn(Progress),
@@ -137,17 +139,15 @@ pub fn build(
     };
     let spool = Mutex::new(Spool::new(beside(output, ".spool")));
     let mut watch = Watch { progress, cancel, state: Progress::default() };
-    let mut contents = {
-        let wanted = wanted(&steps, request);
-        pack_contents(&wanted, store, &spool, &mut watch)?
-    };
+    let trees = Trees { base: request.base, result: request.result };
+    let extents = pack_contents(wanted(&steps), trees, source, request.level, &spool, &mut watch)?;
     let spool = spool.into_inner().unwrap_or_else(PoisonError::into_inner);
-    let slots = number_blocks(&mut contents);
-    let commands: Vec<Command> = steps
-        .into_iter()
-        .map(|step| step.into_command(|digest| contents.get(digest).cloned().expect("every content was packed")))
-        .collect();
-    let blocks: Vec<BlockInfo> = slots.iter().map(|slot| spool.info(*slot)).collect();
+    let content = |digest: &Digest| Content::Blocks(extents.get(digest).cloned().expect("every content was packed"));
+    let mut commands: Vec<Command> = steps.into_iter().map(|step| step.into_command(content)).collect();
+    // What needs no data comes first and keeps its order; files come in the order of their data, so that
+    // nothing need be said about where that is.
+    commands.sort_by_key(place_in_data);
+    let blocks = spool.rows();
 
     let empty = Manifest::default();
     let base = request.base.unwrap_or(&empty);
@@ -158,9 +158,9 @@ pub fn build(
         ..request.header.clone()
     };
     let mut copy = |to: &mut dyn Write| -> Result<(), BuildError> {
-        for slot in &slots {
+        for slot in 0..blocks.len() {
             watch.check()?;
-            spool.copy(*slot, to).map_err(|source| BuildError::Output { path: output.to_owned(), source })?;
+            spool.copy(slot, to).map_err(|source| BuildError::Output { path: output.to_owned(), source })?;
         }
         Ok(())
     };
@@ -184,7 +184,7 @@ pub(super) fn seal(
     output: &Path,
 ) -> Result<Built, BuildError> {
     let expected = parts.result.version();
-    let found = apply(parts.base, parts.commands)?.version();
+    let found = completed(apply(parts.base, parts.commands)?, parts.result).version();
     if found != expected {
         return Err(BuildError::Result { expected, found });
     }
@@ -265,8 +265,21 @@ impl Write for Hashing {
     }
 }
 
+/// The tree that commands lead to, with the digests that their data will have.
+fn completed(mut tree: Manifest, result: &Manifest) -> Manifest {
+    for (path, entry) in &mut tree.entries {
+        if let Entry::File { digest, .. } = entry
+            && *digest == UNKNOWN_DIGEST
+            && let Some(Entry::File { digest: to_come, .. }) = result.entries.get(path)
+        {
+            *digest = *to_come;
+        }
+    }
+    tree
+}
+
 /// The contents to be packed: each once, with the path it is first written to.
-fn wanted<'a>(steps: &'a [Step], request: &BuildRequest<'a>) -> Vec<Wanted<'a>> {
+fn wanted(steps: &[Step]) -> Vec<Wanted<'_>> {
     let mut first: BTreeMap<Digest, (&ContentPath, u64)> = BTreeMap::new();
     for step in steps {
         match step {
@@ -276,34 +289,21 @@ fn wanted<'a>(steps: &'a [Step], request: &BuildRequest<'a>) -> Vec<Wanted<'a>> 
             }
         }
     }
-    if first.is_empty() {
-        return Vec::new();
-    }
-    let kinship = request.base.map(|base| Kinship::new(base, request.result));
-    first
-        .into_iter()
-        .map(|(digest, (path, size))| {
-            let ancestor = kinship.as_ref().and_then(|kinship| kinship.ancestor(path, size));
-            Wanted { digest, size, path, ancestor }
-        })
-        .collect()
+    first.into_iter().map(|(digest, (path, size))| Wanted { digest, size, path }).collect()
 }
 
-/// Numbers the blocks that are used from zero on, in place of their slots. Gives the slots in order.
-fn number_blocks(contents: &mut BTreeMap<Digest, Content>) -> Vec<usize> {
-    fn blocks(content: &mut Content) -> Vec<&mut u32> {
-        match content {
-            Content::Blocks(extents) => extents.iter_mut().map(|extent| &mut extent.block).collect(),
-            Content::Delta { windows, .. } => windows.iter_mut().map(|window| &mut window.block).collect(),
-            Content::Copy { .. } | Content::Local => Vec::new(),
+/// Where the data of a command begins, as block and offset.
+fn place_in_data(command: &Command) -> Option<(u32, u32)> {
+    match command {
+        Command::WriteFile { content: Content::Blocks(extents), .. } => {
+            extents.first().map(|extent| (extent.block, extent.offset))
         }
+        Command::WriteFile { content: Content::Copy { .. } | Content::Local, .. }
+        | Command::MakeDirectory { .. }
+        | Command::MakeSymlink { .. }
+        | Command::SetMode { .. }
+        | Command::Remove { .. } => None,
     }
-    let used: BTreeSet<u32> = contents.values_mut().flat_map(blocks).map(|block| *block).collect();
-    let numbers: BTreeMap<u32, u32> = used.iter().copied().zip(0..).collect();
-    for block in contents.values_mut().flat_map(blocks) {
-        *block = numbers[block];
-    }
-    used.into_iter().map(|slot| slot as usize).collect()
 }
 
 /// What a server needs free: every file that is written with new or copied bytes, and every new

@@ -22,6 +22,7 @@ use super::plan::{self, Step};
 pub fn build_inventory(header: Draft, result: &Manifest, key: &PublishKey, output: &Path) -> Result<Built, BuildError> {
     let local = |step: Step| match step.into_command(|_| Content::Local) {
         Command::WriteFile { path, mode, mtime, size, digest, content: _ } => {
+            let digest = digest.or_else(|| (size == 0).then(|| Digest::of(b"")));
             Command::WriteFile { path, mode, mtime, size, digest, content: Content::Local }
         }
         other @ (Command::MakeDirectory { .. }

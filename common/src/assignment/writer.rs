@@ -1,14 +1,20 @@
 //! Writing assignments: everything before the data blocks is made at once, when they are known.
 
-use super::{BlockInfo, Command, FORMAT, HEADER_DOMAIN, Header, MAGIC};
+use super::{BlockInfo, Command, FORMAT, HEADER_DOMAIN, Header, MAGIC, encode_commands};
 use crate::digest::Digest;
 use crate::keys::PublishKey;
 
 /// What the builder says about an assignment; counts and digests are filled in by [`head`].
 pub type Draft = Header;
 
-/// Fast and close to what higher levels reach on paths and digests.
-const COMMANDS_LEVEL: i32 = 5;
+/// The best for what is short; of what is long time counts.
+const LEVEL_SHORT: i32 = 19;
+const LEVEL_LONG: i32 = 5;
+const SHORT_BYTES_MAX: usize = 1 << 20;
+
+fn compress(raw: &[u8]) -> std::io::Result<Vec<u8>> {
+    zstd::bulk::compress(raw, if raw.len() <= SHORT_BYTES_MAX { LEVEL_SHORT } else { LEVEL_LONG })
+}
 
 /// The file up to its data: header, signature, packed commands and block table. The packed blocks
 /// follow in the order of `blocks`.
@@ -19,9 +25,9 @@ const COMMANDS_LEVEL: i32 = 5;
 /// # Panics
 /// When there are more than `u32::MAX` commands or blocks, which the builder's limits exclude.
 pub fn head(draft: Draft, commands: &[Command], blocks: &[BlockInfo], key: &PublishKey) -> std::io::Result<Vec<u8>> {
-    let raw = postcard::to_stdvec(commands).expect("commands are plain data");
-    let packed = zstd::bulk::compress(&raw, COMMANDS_LEVEL)?;
-    let table = postcard::to_stdvec(blocks).expect("the block table is plain data");
+    let raw = encode_commands(commands, blocks);
+    let packed = compress(&raw)?;
+    let table = compress(&postcard::to_stdvec(blocks).expect("the block table is plain data"))?;
     let header = Header {
         commands: u32::try_from(commands.len()).expect("the builder's limit"),
         commands_packed_bytes: packed.len() as u64,

@@ -5,7 +5,7 @@ use std::io::Cursor;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use common::assignment::{Base, Command, Content, DeltaWindow, Extent, Header, Kind, LivePolicy, apply, head, pack};
+use common::assignment::{Base, Command, Content, Extent, Header, Kind, LivePolicy, Stretch, apply, head, pack};
 use common::digest::{Digest, Version};
 use common::ids::{AssignmentNumber, ClusterId, RunNumber, Sequence, ServerId};
 use common::keys::{PublishKey, PublishKeys, SecretKey};
@@ -183,13 +183,17 @@ pub(super) fn commands(
                     (Style::Local, _, _) => Content::Local,
                     (_, Some((from, _)), _) => Content::Copy { from: from.clone() },
                     (Style::Delta, None, Some(Item::File(_, _, old))) if old.len() > 100 => {
-                        let (info, bytes) = pack(bytes, Some(old), 3).unwrap();
+                        let (mut info, packed_bytes) = pack(bytes, Some(old), 3).unwrap();
+                        let files = base.0.iter().filter(|(_, item)| matches!(item, Item::File(..)));
+                        let number = files.take_while(|(path, _)| *path != at).count();
+                        let length = u32::try_from(old.len()).unwrap();
+                        info.reference =
+                            vec![Stretch::Part { file: u32::try_from(number).unwrap(), offset: 0, length }];
+                        let length = info.raw_bytes;
                         infos.push(info);
-                        packed.push(bytes);
-                        let base_length = u32::try_from(old.len()).unwrap();
-                        let window =
-                            DeltaWindow { block: u32::try_from(infos.len()).unwrap() - 1, base_offset: 0, base_length };
-                        Content::Delta { base: at.clone(), windows: vec![window] }
+                        packed.push(packed_bytes);
+                        let block = u32::try_from(infos.len()).unwrap() - 1;
+                        Content::Blocks(vec![Extent { block, offset: 0, length }])
                     }
                     _ if bytes.is_empty() => Content::Blocks(vec![]),
                     _ => {
@@ -206,7 +210,7 @@ pub(super) fn commands(
                     mode: *mode,
                     mtime: *mtime,
                     size: bytes.len() as u64,
-                    digest: Digest::of(bytes),
+                    digest: Some(Digest::of(bytes)),
                     content,
                 });
             }
