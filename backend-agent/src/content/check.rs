@@ -29,7 +29,8 @@ pub(super) fn check(tree: &Tree, rule: &Rule<'_>, index: &mut Index) -> Result<(
             Some(_) => {}
         }
     }
-    if found.version() == rule.manifest.version() {
+    // All that should be there is: the versions are the same unless there is more.
+    if found.entries.len() == rule.manifest.entries.len() {
         return Ok(());
     }
     let extra = found.entries.keys().find(|path| !rule.manifest.entries.contains_key(path));

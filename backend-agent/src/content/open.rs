@@ -4,6 +4,7 @@ use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use common::errors::chain;
 use common::ids::{ServerName, SiteName};
@@ -113,6 +114,24 @@ fn make_directory(dir: &OwnedFd, name: &OsStr) -> io::Result<OwnedFd> {
     Ok(made)
 }
 
+/// How often, and how long apart, a lock is asked for. A program that is being started holds what the
+/// starting process has open until it runs, for longer on a busy machine: trees that were just closed
+/// look held by another process for that moment.
+const LOCK_TRIES: u32 = 40;
+const LOCK_PAUSE: Duration = Duration::from_millis(5);
+
+/// Whether the lock was to be had.
+fn hold(lock: &OwnedFd) -> io::Result<bool> {
+    for _ in 1..LOCK_TRIES {
+        match rustix::fs::flock(lock, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Ok(true),
+            Err(Errno::WOULDBLOCK | Errno::INTR) => std::thread::sleep(LOCK_PAUSE),
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(false)
+}
+
 impl SiteTrees {
     /// Opens and locks the trees of a hosted site, and brings to its end what a crash interrupted.
     /// The live directory itself need not be there: whether it may be made is the first publish's
@@ -130,10 +149,8 @@ impl SiteTrees {
         let flags = OFlags::RDWR | OFlags::CREATE;
         let lock = open_beneath(state.as_fd(), OsStr::new("lock"), flags, Mode::RUSR | Mode::WUSR)
             .map_err(failed("opening its lock"))?;
-        match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => {}
-            Err(Errno::WOULDBLOCK) => return Err(OpenError::Locked { live: location.live }),
-            Err(error) => return Err(failed("locking it")(error.into())),
+        if !hold(&lock).map_err(failed("locking it"))? {
+            return Err(OpenError::Locked { live: location.live });
         }
         let manifests = make_directory(&state, OsStr::new("manifests")).map_err(failed("making its directories"))?;
         let trash = make_directory(&state, OsStr::new("trash")).map_err(failed("making its directories"))?;

@@ -232,8 +232,11 @@ impl SiteTrees {
             let exclude = Exclude::new(&header.live.exclude)?;
             let manifest = self.manifest(header.result)?;
             let rule = Rule { exclude: &exclude, manifest: &manifest };
-            self.left_behind = None;
-            mirror(&live, &backup, &rule, &mut self.index, &mut BTreeSet::new())?;
+            // The last swap may have left the backup with mirrored directories that somebody still has
+            // open: what they put there from here on must still be told from what is mirrored here.
+            let mut none = BTreeSet::new();
+            let mirrored = self.left_behind.as_mut().map_or(&mut none, |swap| &mut swap.mirrored);
+            mirror(&live, &backup, &rule, &mut self.index, mirrored)?;
             check(&backup, &rule, &mut self.index)?;
             self.fault.at(Point::SyncStaged).map_err(ContentError::io("making durable", "the backup"))?;
             rustix::fs::syncfs(&self.state)

@@ -216,6 +216,7 @@ impl SiteTrees {
         after: Body,
     ) -> Result<(), ContentError> {
         // What the last swap left behind may be what is mirrored into.
+        self.settle_stragglers();
         self.left_behind = None;
         let mut mirrored = BTreeSet::new();
         let (carried, originals) = match step {

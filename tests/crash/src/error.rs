@@ -34,6 +34,7 @@ impl RigError {
     }
 
     /// Something unexpected while the rig prepared.
+    #[allow(clippy::needless_pass_by_value, reason = "texts, errors and references to them alike")]
     pub fn setup(doing: impl Into<String>, said: impl ToString) -> Self {
         Self::Setup { doing: doing.into(), said: said.to_string() }
     }

@@ -330,17 +330,16 @@ impl Rig {
     pub fn check(&mut self, case: &Case, ended: &Ended) -> Result<()> {
         let is_new = self.look(case)?;
         match ended {
-            Ended::Killed => {}
+            Ended::Killed | Ended::Reported(Report::NotOpened(_) | Report::Opened) => {}
             Ended::Reported(Report::Answered(Outcome::Refused(refusal))) => {
                 ensure(!is_new || case.old == case.new, || {
                     format!("refused ({}), yet live is the new tree", refusal.reason)
-                })?
+                })?;
             }
             Ended::Reported(Report::Answered(outcome)) => {
                 ensure(*outcome == case.outcome, || format!("answered {outcome:?}, expected {:?}", case.outcome))?;
                 ensure(is_new || case.old == case.new, || format!("answered {outcome:?}, yet live is the old tree"))?;
             }
-            Ended::Reported(Report::NotOpened(_) | Report::Opened) => {}
             Ended::Broke(how) => return Err(RigError::Violation(format!("the process broke: {how}"))),
         }
         let mut trees = self

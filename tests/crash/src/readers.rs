@@ -69,6 +69,8 @@ pub struct Swapper {
     pub exchanges: Exchanges,
     /// How long prepares by data and by rollback take, and commits.
     pub times: [Vec<Duration>; 3],
+    /// How long the processor worked on each operation, all kinds, in order.
+    pub worked: Vec<Duration>,
     publisher: Publisher,
     trees: SiteTrees,
     versions: [Tree; 2],
@@ -94,7 +96,17 @@ impl Swapper {
         let trees = site.open().map_err(|error| RigError::Violation(error.refusal().reason))?;
         let trees = trees.with_fault(Box::new(exchanges.clone()));
         let times = [const { Vec::new() }; 3];
-        let mut swapper = Self { site, exchanges, times, publisher, trees, versions, live: 0, _dirs: [root, work] };
+        let mut swapper = Self {
+            site,
+            exchanges,
+            times,
+            worked: Vec::new(),
+            publisher,
+            trees,
+            versions,
+            live: 0,
+            _dirs: [root, work],
+        };
         let first = swapper.publisher.prepare(None, &swapper.versions[0])?;
         swapper.carry_out(&first, 0)?;
         swapper.swap(true)?;
@@ -102,9 +114,10 @@ impl Swapper {
     }
 
     fn handle(&mut self, assignment: &Assignment, expected: &Outcome) -> Result<Duration> {
-        let began = Instant::now();
+        let (began, worked) = (Instant::now(), worked());
         let outcome = self.trees.handle(Cursor::new(&assignment.bytes), CLUSTER, OWN, &keys(), NOW);
         let took = began.elapsed();
+        self.worked.push(self::worked().saturating_sub(worked));
         if outcome == *expected {
             Ok(took)
         } else {
@@ -157,6 +170,12 @@ impl Swapper {
     pub fn clean(&mut self) -> Result<()> {
         self.trees.clean().map_err(|refusal| RigError::Violation(refusal.reason))
     }
+}
+
+/// Time that a processor spent on this thread so far; none where the kernel does not say.
+fn worked() -> Duration {
+    let text = fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
+    Duration::from_nanos(text.split(' ').next().and_then(|first| first.parse().ok()).unwrap_or_default())
 }
 
 /// What was read, and what went wrong.

@@ -30,6 +30,8 @@ pub struct Load {
 pub struct Measured {
     /// Prepares with data: median and longest.
     pub prepare: [Duration; 2],
+    /// Processor time of these prepares: median.
+    pub prepare_worked: Duration,
     /// Whole commits, with all that is made durable: median and 99th percentile.
     pub commit: [Duration; 2],
     /// The exchange alone: median, 99th percentile.
@@ -63,9 +65,14 @@ pub fn measure(dir: &Path, load: &Load) -> Result<Measured> {
         two = two.file(&format!("section-{}/page-{at}.html", at / 100), text);
     }
     let mut swapper = Swapper::new(dir, [one, two], &[])?;
+    // The first ones fill empty places.
+    swapper.worked.clear();
     for _ in 0..load.publishes {
         swapper.swap(true)?;
     }
+    // Of each publish the prepare and the commit.
+    let mut worked: Vec<Duration> = swapper.worked.iter().copied().step_by(2).collect();
+    worked.sort_unstable();
     for _ in 0..load.swaps {
         swapper.swap(false)?;
     }
@@ -74,13 +81,13 @@ pub fn measure(dir: &Path, load: &Load) -> Result<Measured> {
     let live = blocks(&swapper.site.live, &mut seen)?;
     let all = live + blocks(&swapper.site.state, &mut seen)?;
     let [mut prepare, _, mut commit] = std::mem::take(&mut swapper.times);
-    // The first of each fills empty places.
     prepare.remove(0);
     prepare.sort_unstable();
     commit.sort_unstable();
     let exchange = swapper.exchanges.sorted();
     Ok(Measured {
         prepare: [percentile(&prepare, 50), percentile(&prepare, 100)],
+        prepare_worked: percentile(&worked, 50),
         commit: [percentile(&commit, 50), percentile(&commit, 99)],
         exchange: [percentile(&exchange, 50), percentile(&exchange, 99)],
         disk: [live, all],

@@ -22,11 +22,11 @@ fn inside() -> bool {
     let name = std::thread::current().name().expect("the harness names its threads").to_owned();
     let output = Command::new("unshare")
         .args(["-m", "--propagation", "private"])
-        .arg(std::env::current_exe().unwrap())
+        .arg(std::env::current_exe().expect("a test knows its program"))
         .args(["--exact", &name])
         .env(INSIDE, "1")
         .output()
-        .unwrap();
+        .expect("unshare starts");
     let text = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success() && text.contains("1 passed"), "{text}{}", String::from_utf8_lossy(&output.stderr));
     false

@@ -332,3 +332,21 @@ fn a_switch_that_is_taken_back_takes_them_back_too() {
     assert_eq!(site.handle(&commit), Outcome::Committed { version: second().version() });
     assert_eq!(inode(&site.live.join("uploads")), uploads);
 }
+
+#[test]
+fn what_is_put_late_into_a_mirror_follows_also_after_a_rollback_was_prepared() {
+    let mut site = site_with_uploads();
+    let number = site.prepare(&first(), &second(), Style::Delta);
+    site.commit(number, second().version());
+    let held = File::open(site.state.join("backup/uploads")).unwrap();
+    let header = site.draft(Kind::Rollback, common::assignment::Base::Any, first().version());
+    let number = header.number;
+    let file = common::assignment::head(header, &[], &[], &key()).unwrap();
+    assert_eq!(site.handle(&file), Outcome::Prepared { version: first().version() });
+    let late = std::os::fd::AsRawFd::as_raw_fd(&held);
+    std::fs::write(format!("/proc/self/fd/{late}/late"), "late").unwrap();
+    std::fs::remove_file(site.live.join("uploads/cat.jpg")).unwrap();
+    site.commit(number, first().version());
+    assert_eq!(read(&site, "uploads/late"), "late");
+    assert!(!site.live.join("uploads/cat.jpg").exists(), "what was deleted stays deleted");
+}

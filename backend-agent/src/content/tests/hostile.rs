@@ -37,7 +37,7 @@ fn signed(
     let mut header = site.draft(Kind::Prepare, base, result.version());
     header.result_entries = result.entries.len() as u64;
     header.result_bytes = result.files().fold(0, |sum: u64, (_, size, _)| sum.saturating_add(size));
-    let infos: Vec<BlockInfo> = packed.iter().map(|(info, _)| info.clone()).collect();
+    let infos: Vec<BlockInfo> = packed.iter().map(|(info, _)| *info).collect();
     let mut file = head(header, commands, &infos, &key()).unwrap();
     file.extend(packed.iter().flat_map(|(_, bytes)| bytes));
     file

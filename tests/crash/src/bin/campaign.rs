@@ -246,7 +246,8 @@ fn run(what: &What) -> Result<Tally> {
             let measured = speed::measure(dir, &load)?;
             let [live, all] = measured.disk;
             println!("{files} files of {file_bytes} bytes, {changed} changed, in {}", dir.display());
-            println!("prepare: median {:?}, longest {:?}", measured.prepare[0], measured.prepare[1]);
+            let [median, longest] = measured.prepare;
+            println!("prepare: median {median:?}, longest {longest:?}; processor time {:?}", measured.prepare_worked);
             println!("commit: median {:?}, p99 {:?}", measured.commit[0], measured.commit[1]);
             println!("exchange: median {:?}, p99 {:?}", measured.exchange[0], measured.exchange[1]);
             println!(
