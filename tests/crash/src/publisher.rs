@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use ccm::ingest::build::{BuildRequest, build};
 use ccm::ingest::content::ContentStore;
+use ccm::ingest::level::Level;
 use ccm::ingest::order::build_order;
 use common::assignment::{Base, Draft, Kind, LivePolicy};
 use common::digest::{Digest, Version};
@@ -109,7 +110,8 @@ impl Publisher {
         let header = self.draft(Kind::Prepare, Base::Any, to.version());
         let number = header.number;
         let (base, result) = (from.map(Tree::manifest), to.manifest());
-        let request = BuildRequest { header, base: base.as_ref(), result: &result, needed: None };
+        let request =
+            BuildRequest { header, base: base.as_ref(), result: &result, needed: None, level: Level::default() };
         let output = self.dir.join("assignment");
         build(&request, &self.store, &key(), &output, &|_| {}, &AtomicBool::new(false))
             .map_err(|error| failed(&error))?;
