@@ -24,12 +24,9 @@ use crate::shapes::Shape;
 
 /// Files that the writer keeps at most.
 const FILES_MAX: usize = 150;
-<<<<<<< HEAD
-=======
 /// Operations between two openings of the held directory.
 const HELD_FOR: u32 = 40;
 
->>>>>>> refs/heads/h-crash
 /// What the writer says at its end.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub struct Account {
