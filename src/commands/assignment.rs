@@ -26,7 +26,8 @@ use common::assignment::{
 };
 use common::digest::{Digest, Version};
 use common::exclude::{Exclude, ExcludeError};
-use common::ids::{AssignmentNumber, ClusterId, IdError, RunNumber, Sequence, ServerId, SiteName};
+use common::hex::HexError;
+use common::ids::{AssignmentNumber, ClusterId, RunNumber, Sequence, ServerId, SiteName};
 use common::keys::{PublishKey, PublishKeys};
 use common::manifest::Manifest;
 use common::outcome::{Outcome, Refusal};
@@ -417,11 +418,11 @@ fn show(path: &Path) -> Result<Answer, AssignmentCommandError> {
         reader.blocks().len()
     ));
     let unsigned = epoch == PublishKey::of_nobody().epoch;
-    line(if unsigned {
-        format_args!("signed   by nobody")
+    if unsigned {
+        line(format_args!("signed   by nobody"));
     } else {
-        format_args!("signed   by a publish key of epoch {epoch}, not checked")
-    });
+        line(format_args!("signed   by a publish key of epoch {epoch}, not checked"));
+    }
     for step in reader.commands() {
         line(format_args!("{}", step_words(step)));
     }
@@ -491,7 +492,7 @@ fn believed(belief: &Belief) -> Result<Believed, AssignmentCommandError> {
     };
     let wrong = |what: String| AssignmentCommandError::Trust { path: path.clone(), what };
     let trusted: Trusted = serde_json::from_str(&read_text(path)?).map_err(|error| wrong(error.to_string()))?;
-    let id = |error: IdError| wrong(error.to_string());
+    let id = |error: HexError| wrong(error.to_string());
     Ok(Believed {
         keys: publish_keys(&trusted.publish_keys).map_err(wrong)?,
         cluster: trusted.cluster.map(|text| text.parse()).transpose().map_err(id)?,

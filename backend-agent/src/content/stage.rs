@@ -226,6 +226,7 @@ pub(super) fn missing(
 
 /// Carries out the plan in an empty tree. Directories' permission bits are set by
 /// [`finish_directories`], when nothing more is to be written.
+#[expect(clippy::too_many_arguments, reason = "what staging is made of, from one caller")]
 pub(super) fn write<R: Read + Seek>(
     plan: Plan,
     result: &Manifest,
