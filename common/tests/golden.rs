@@ -67,7 +67,11 @@ fn header() -> Header {
         base: Base::Version(Version(Digest([4; 32]))),
         result: Version(Digest([5; 32])),
         targets: vec![ServerId([2; 16]), ServerId([3; 16])],
-        live: LivePolicy { directory: "/srv/www/{server}".into(), exclude: vec!["*.tmp".into()], ..LivePolicy::default() },
+        live: LivePolicy {
+            directory: "/srv/www/{server}".into(),
+            exclude: vec!["*.tmp".into()],
+            ..LivePolicy::default()
+        },
         result_entries: 9,
         result_bytes: 4096,
         space_bytes: 8192,

@@ -15,11 +15,11 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use backend_agent::content::{OpenError, SiteTrees};
 use backend_agent::identity::{PublishKeyText, publish_keys};
+use ccm::ingest::Progress;
 use ccm::ingest::build::{BuildError, BuildRequest, Built, build};
 use ccm::ingest::directory::Directory;
 use ccm::ingest::level::Level;
 use ccm::ingest::scan::{ScanError, ScanLimits};
-use ccm::ingest::Progress;
 use ccm::trust::read_publish_key;
 use common::assignment::{
     AssignmentError, AssignmentReader, Base, Command as Step, Content, Draft, Header, Kind, Limits, LivePolicy,
@@ -328,7 +328,8 @@ fn tell_built(args: &BuildArgs, built: &Built, target: &Manifest, took: Duration
         "digest": built.object.to_string(), "result": result.to_string(), "signed": signed,
         "seconds": took.as_secs_f64(),
     });
-    let unsigned = if signed { "" } else { "\nNobody signed it: `pressrun assignment apply` takes it with --unsigned only." };
+    let unsigned =
+        if signed { "" } else { "\nNobody signed it: `pressrun assignment apply` takes it with --unsigned only." };
     let words = format!(
         "{}: {}, leads to version {}, made in {}.{unsigned}",
         plain(&args.output.to_string_lossy()),
@@ -382,7 +383,8 @@ fn wrong_assignment(path: &Path) -> impl FnOnce(AssignmentError) -> AssignmentCo
 
 fn show(path: &Path) -> Result<Answer, AssignmentCommandError> {
     let length = fs::metadata(path).map_or(0, |found| found.len());
-    let reader = AssignmentReader::open_unchecked(open_file(path)?, &Limits::default()).map_err(wrong_assignment(path))?;
+    let reader =
+        AssignmentReader::open_unchecked(open_file(path)?, &Limits::default()).map_err(wrong_assignment(path))?;
     let (header, epoch) = (reader.header(), reader.key_epoch());
     let base = match header.base {
         Base::Any => None,
@@ -402,7 +404,12 @@ fn show(path: &Path) -> Result<Answer, AssignmentCommandError> {
     let mut line = |line: std::fmt::Arguments<'_>| writeln!(words, "{line}").expect("writing to a string");
     line(format_args!("{} {} of {}", kind(header.kind), header.number.0, plain(header.site.as_str())));
     line(format_args!("base     {}", base.as_deref().unwrap_or("any")));
-    line(format_args!("result   {} ({} entries, {})", header.result, header.result_entries, bytes(header.result_bytes)));
+    line(format_args!(
+        "result   {} ({} entries, {})",
+        header.result,
+        header.result_entries,
+        bytes(header.result_bytes)
+    ));
     line(format_args!(
         "size     {}, of which {} in {} blocks",
         bytes(length),
@@ -410,7 +417,11 @@ fn show(path: &Path) -> Result<Answer, AssignmentCommandError> {
         reader.blocks().len()
     ));
     let unsigned = epoch == PublishKey::of_nobody().epoch;
-    line(if unsigned { format_args!("signed   by nobody") } else { format_args!("signed   by a publish key of epoch {epoch}, not checked") });
+    line(if unsigned {
+        format_args!("signed   by nobody")
+    } else {
+        format_args!("signed   by a publish key of epoch {epoch}, not checked")
+    });
     for step in reader.commands() {
         line(format_args!("{}", step_words(step)));
     }

@@ -7,11 +7,11 @@ use common::ids::AssignmentNumber;
 use common::manifest::Manifest;
 use common::outcome::{Outcome, Refusal};
 
+use super::SiteTrees;
 use super::check::{check, found_in};
 use super::errors::ContentError;
 use super::excluded::Rule;
 use super::journal::{Before, Body, Live, write_sealed};
-use super::SiteTrees;
 
 impl SiteTrees {
     /// Takes the live tree for a version, if it is that in every byte: what another tool brought there

@@ -5,4 +5,5 @@ mod crash;
 mod excluded;
 mod fixture;
 mod publish;
+mod references;
 mod undo;

@@ -20,8 +20,8 @@ use super::delivery::Delivery;
 use super::wan::WanPolicy;
 use super::{Engine, EngineError, now};
 use crate::ingest::build::{BuildRequest, build};
-use crate::ingest::level::Level;
 use crate::ingest::inventory::build_inventory;
+use crate::ingest::level::Level;
 use crate::ingest::order::build_order;
 use crate::store::AssignmentRecord;
 
@@ -142,7 +142,13 @@ impl Engine {
         let path: PathBuf = self.spool.join(format!("{}.assignment", number.0));
         let (object, length, inline) = match body {
             Body::Tree { base, result, needed } => {
-                let request = BuildRequest { header: draft, base: *base, result, needed: needed.as_ref(), level: Level::Balanced };
+                let request = BuildRequest {
+                    header: draft,
+                    base: *base,
+                    result,
+                    needed: needed.as_ref(),
+                    level: Level::Balanced,
+                };
                 let built = build(&request, &self.content, key, &path, &|_| (), cancel)?;
                 self.keep(&path, built.object, built.length)?
             }

@@ -12,9 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Mutex, PoisonError};
 
-use common::assignment::{
-    ApplyError, Base, BlockInfo, Command, Content, Draft, Limits, UNKNOWN_DIGEST, apply, head,
-};
+use common::assignment::{ApplyError, Base, BlockInfo, Command, Content, Draft, Limits, UNKNOWN_DIGEST, apply, head};
 use common::digest::{Digest, Version};
 use common::keys::PublishKey;
 use common::manifest::{Entry, Manifest};

@@ -414,7 +414,8 @@ fn content_finds_what_it_was_made_from_whatever_that_was_called() {
         ("z.js", file(&prose(3, 20_000))),
     ]);
     let merged = [&prose(3, 20_000)[..], b"between", &prose(2, 20_000)].concat();
-    let result = tree(&[("b", Node::Directory(0o755)), ("b/same.js", file(&noise(7, 50_000))), ("index-Q.js", file(&merged))]);
+    let result =
+        tree(&[("b", Node::Directory(0o755)), ("b/same.js", file(&noise(7, 50_000))), ("index-Q.js", file(&merged))]);
     for level in [Level::Small, Level::Balanced, Level::Fast] {
         let bench = Bench { level, ..Bench::new() };
         let (built, reader) = bench.publish(&base, &result);
@@ -435,7 +436,11 @@ fn a_thousand_small_changes_cost_a_few_bytes_each_beside_their_data() {
         result.insert(at, file(&new));
     }
     let (built, reader) = bench.publish(&base, &result);
-    assert!(built.length - built.data_bytes < 8 * 1000 + 512, "{} bytes beside the data", built.length - built.data_bytes);
+    assert!(
+        built.length - built.data_bytes < 8 * 1000 + 512,
+        "{} bytes beside the data",
+        built.length - built.data_bytes
+    );
     assert_eq!(reader.blocks()[0].reference, [Stretch::Files { first: 0, count: 1000 }]);
 }
 
@@ -577,7 +582,13 @@ fn a_cancelled_build_leaves_what_was_there() {
         calls.set(calls.get() + 1);
         cancel.store(calls.get() == 4, Ordering::Relaxed);
     };
-    let request = BuildRequest { header: bench.draft(Kind::Prepare), base: None, result: &result, needed: None, level: Level::Fast };
+    let request = BuildRequest {
+        header: bench.draft(Kind::Prepare),
+        base: None,
+        result: &result,
+        needed: None,
+        level: Level::Fast,
+    };
     let stopped = build(&request, &bench.store, &bench.key, &bench.output(), &progress, &cancel);
     assert!(matches!(stopped, Err(BuildError::Cancelled)), "{stopped:?}");
     assert_eq!(fs::read(bench.output()).unwrap(), b"before");
@@ -591,7 +602,13 @@ fn progress_ends_at_its_totals() {
     let result =
         bench.manifest(&tree(&[("a", file(&noise(2, 400_000))), ("b", file(&prose(2, 400))), ("c", file(b"c"))]));
     let last = Cell::new(Progress::default());
-    let request = BuildRequest { header: bench.draft(Kind::Prepare), base: Some(&base), result: &result, needed: None, level: Level::Fast };
+    let request = BuildRequest {
+        header: bench.draft(Kind::Prepare),
+        base: Some(&base),
+        result: &result,
+        needed: None,
+        level: Level::Fast,
+    };
     let progress = |progress: Progress| {
         assert!(progress.bytes_done >= last.get().bytes_done && progress.bytes_done <= progress.bytes_total);
         last.set(progress);

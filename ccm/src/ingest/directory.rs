@@ -37,12 +37,7 @@ impl Directory {
     ///
     /// # Errors
     /// [`ScanError`] names an entry that cannot be published or read.
-    pub fn read(
-        path: &Path,
-        exclude: &Exclude,
-        limits: &ScanLimits,
-        cancel: &AtomicBool,
-    ) -> Result<Self, ScanError> {
+    pub fn read(path: &Path, exclude: &Exclude, limits: &ScanLimits, cancel: &AtomicBool) -> Result<Self, ScanError> {
         let walked = walk::walk(path, exclude, limits, cancel)?;
         let read = read_all(&walked.root, &walked.files, limits.threads, cancel)?;
         let files = walked.files.into_iter().zip(read).map(|(found, entry)| (found.path, entry));
@@ -129,7 +124,8 @@ impl ContentSource for &[&Directory] {
     }
 
     fn place(&self, digest: Digest) -> PathBuf {
-        let found = self.iter().find_map(|directory| Some(directory.path.join(directory.places.get(&digest)?.as_str())));
+        let found =
+            self.iter().find_map(|directory| Some(directory.path.join(directory.places.get(&digest)?.as_str())));
         found.unwrap_or_else(|| digest.to_string().into())
     }
 }

@@ -97,10 +97,7 @@ impl Level {
             Self::Small | Self::Balanced if best => parameters.push(CParameter::CompressionLevel(19)),
             // The search of many candidates for each position gains little where the old version is at
             // hand, and takes most of the time.
-            Self::Small => parameters.extend([
-                CParameter::CompressionLevel(19),
-                CParameter::SearchLog(3),
-            ]),
+            Self::Small => parameters.extend([CParameter::CompressionLevel(19), CParameter::SearchLog(3)]),
             // The nearest match is better than the longest, as long as that is not very long.
             Self::Balanced => parameters.extend([CParameter::CompressionLevel(12), CParameter::LdmMinMatch(512)]),
             Self::Fast => parameters.extend([

@@ -92,9 +92,7 @@ impl<'a> OldFiles<'a> {
     /// Whether a new version of this file is to be sketched, too.
     pub(super) fn is_sketched(&self, before: Option<u32>) -> bool {
         match before {
-            Some(before) => {
-                self.level != Level::Fast || self.files[before as usize].size > UNSKETCHED_BYTES_MAX
-            }
+            Some(before) => self.level != Level::Fast || self.files[before as usize].size > UNSKETCHED_BYTES_MAX,
             None => true,
         }
     }
@@ -143,7 +141,8 @@ impl<'a> OldFiles<'a> {
     fn sketch_file(&mut self, number: u32, watch: &Watch<'_>) -> Result<(), BuildError> {
         let mut units = Vec::new();
         let sampling = Arc::clone(&self.sampling);
-        let read = self.read_through(number, watch, |offset, bytes| units.push((offset, bytes.len(), sampling.sketch(bytes))))?;
+        let read = self
+            .read_through(number, watch, |offset, bytes| units.push((offset, bytes.len(), sampling.sketch(bytes))))?;
         if read {
             for (offset, length, sketch) in units {
                 self.known.add(number, offset, u32::try_from(length).expect("a unit is short"), sketch);
@@ -196,7 +195,10 @@ impl<'a> OldFiles<'a> {
         for number in before {
             let size = self.files[*number as usize].size;
             let silent = size <= SILENT_BYTES_MAX || !self.is_sketched(Some(*number));
-            if silent && size > 0 && let Some(rest) = bytes_max.checked_sub(size) {
+            if silent
+                && size > 0
+                && let Some(rest) = bytes_max.checked_sub(size)
+            {
                 bytes_max = rest;
                 parts.insert((*number, 0, u32::try_from(size).expect("within the reference")));
             }

@@ -187,7 +187,8 @@ pub(super) fn commands(
                         let files = base.0.iter().filter(|(_, item)| matches!(item, Item::File(..)));
                         let number = files.take_while(|(path, _)| *path != at).count();
                         let length = u32::try_from(old.len()).unwrap();
-                        info.reference = vec![Stretch::Part { file: u32::try_from(number).unwrap(), offset: 0, length }];
+                        info.reference =
+                            vec![Stretch::Part { file: u32::try_from(number).unwrap(), offset: 0, length }];
                         let length = info.raw_bytes;
                         infos.push(info);
                         packed.push(packed_bytes);
