@@ -6,4 +6,5 @@ mod excluded;
 mod fixture;
 mod hostile;
 mod publish;
+mod references;
 mod undo;
