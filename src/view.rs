@@ -237,6 +237,15 @@ pub(crate) struct Schedule {
     pub(crate) last: Option<Last>,
 }
 
+/// What an event tells of a schedule.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct ScheduleEvent {
+    pub(crate) name: String,
+    pub(crate) site: String,
+    pub(crate) last: Option<Last>,
+}
+
 /// What came of a schedule's last time.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]

@@ -129,6 +129,20 @@ fn two_releases_of_mathjax_reach_every_server_and_no_visitor_notices() {
 }
 
 #[test]
+fn servers_that_are_asked_again_while_they_prepare_are_not_sent_anything_again() {
+    // So often that the question falls into the run.
+    let spec = two_segments_of_three().agents("[lan]\nask_again = \"100ms\"\n");
+    let farm = Farm::start(spec, &[]);
+    trees::generate(&farm.staging(), Plan { seed: 4, bytes: 6_000_000, file_bytes: 1_500 }).expect("staging");
+    let before = farm.meter();
+    let run = farm.publish(&[]).done();
+    let prepare = run.phases().into_iter().find(|phase| phase.name == "prepare").expect("a phase");
+    assert!(prepare.seconds.is_some_and(|seconds| seconds > 0.15), "nobody was asked while preparing: {run}");
+    assert_carried_once(&farm, &run, &before);
+    farm.assert_live(&farm.hosts(), &farm.staging());
+}
+
+#[test]
 fn every_phase_of_a_run_is_told_in_order_with_its_times() {
     let farm = Farm::start(FarmSpec::of(env!("CARGO_BIN_EXE_pressrun"), 1, 2), &[]);
     trees::generate(&farm.staging(), Plan { seed: 1, bytes: 500_000, file_bytes: 20_000 }).expect("staging");

@@ -16,7 +16,7 @@ use protocol::{election, registration, reports};
 use serde::Deserialize;
 
 /// Everything about the protocols of the segment.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Lan {
     /// Timers of the election.
     pub election: election::Config,
@@ -36,6 +36,26 @@ pub struct Lan {
     pub rank: u8,
     /// The administrator's factor. `None`: [`Standing::FACTOR_NEUTRAL`].
     pub factor: Option<u8>,
+    /// How often a leader asks members anew that were served and have not said what became of it.
+    /// Default 5 s: a member that was started again waits no longer than that.
+    pub ask_again: Duration,
+}
+
+impl Default for Lan {
+    fn default() -> Self {
+        Self {
+            election: election::Config::default(),
+            registration: registration::Config::default(),
+            reports: reports::Config::default(),
+            sender: SenderConfig::default(),
+            receiver: ReceiverConfig::default(),
+            choice: Choice::default(),
+            roster: None,
+            rank: 0,
+            factor: None,
+            ask_again: Duration::from_secs(5),
+        }
+    }
 }
 
 /// How the leader is found.
@@ -88,6 +108,9 @@ pub enum LanError {
         /// Which.
         source: ConfigError,
     },
+    /// A leader that asks without end.
+    #[error("ask_again must not be 0s")]
+    AskAgain,
     /// `election = "fixed"` without `leader`.
     #[error("election = \"fixed\" needs leader = \"NAME\"")]
     NoLeader,
@@ -206,6 +229,7 @@ struct LanSection {
     rank: u8,
     factor: Option<u8>,
     preempt_after: Option<Time>,
+    ask_again: Option<Time>,
 }
 
 impl Lan {
@@ -263,6 +287,9 @@ impl Lan {
         lan.roster = section.roster;
         lan.rank = section.rank;
         lan.factor = section.factor;
+        if let Some(Time(time)) = section.ask_again {
+            lan.ask_again = time;
+        }
         lan.validate()?;
         Ok(lan)
     }
@@ -313,6 +340,9 @@ impl Lan {
             ),
         ])
         .map_err(within("sender] and [receiver"))?;
+        if self.ask_again.is_zero() {
+            return Err(LanError::AskAgain);
+        }
         match (&self.choice, &self.roster) {
             (Choice::Fixed(leader), Some(roster)) if !roster.contains(leader) => {
                 Err(LanError::LeaderNotOnRoster { leader: leader.clone() })

@@ -163,6 +163,13 @@ impl Distribution {
         }
     }
 
+    /// Asks the members what they hold before anything is sent. To be said right after
+    /// [`Distribution::start`].
+    #[must_use]
+    pub fn asking_first(self) -> Self {
+        Self { sender: self.sender.asking_first(), ..self }
+    }
+
     /// A member's report.
     pub fn status(&mut self, from: ServerId, status: &Status, now: Timestamp) {
         if let Err(error) = self.sender.handle_status(from, status, now) {

@@ -44,6 +44,8 @@ struct Active {
     ticket: Ticket,
     audience: Audience,
     session: Option<(u32, Distribution)>,
+    /// Members may hold it already, for it was distributed before.
+    known: bool,
     progress_at: Timestamp,
 }
 
@@ -61,6 +63,8 @@ pub(super) struct Leading {
     members: Vec<MemberInfo>,
     next_session: u32,
     report_at: Timestamp,
+    ask_again: Duration,
+    ask_again_at: Timestamp,
     /// The object whose frames filled the socket last.
     last_sent: Digest,
 }
@@ -108,6 +112,8 @@ impl Leading {
             members: Vec::new(),
             next_session: first_session,
             report_at: now,
+            ask_again: lan.ask_again,
+            ask_again_at: now + lan.ask_again,
             last_sent: Digest([0; 32]),
         })
     }
@@ -120,8 +126,13 @@ impl Leading {
         self.report_at = now;
     }
 
-    /// Objects whose session is over and whose audience has not answered in full.
-    fn unanswered(&mut self) -> Vec<Digest> {
+    /// Objects whose session is over and whose audience has not answered in full, when it is time to ask
+    /// anew.
+    fn unanswered(&mut self, now: Timestamp) -> Vec<Digest> {
+        if now < self.ask_again_at {
+            return Vec::new();
+        }
+        self.ask_again_at = now + self.ask_again;
         let idle = self.active.iter_mut().filter(|(_, active)| active.session.is_none());
         idle.filter_map(|(object, active)| active.audience.retry().then_some(*object)).collect()
     }
@@ -173,7 +184,8 @@ impl Leading {
             let (_, distribution) = active.session.as_ref()?;
             Some(distribution.poll_timeout().map_or(active.progress_at, |at| at.min(active.progress_at)))
         });
-        sessions.chain(self.registrar.poll_timeout()).chain(self.collector.poll_timeout()).chain([self.report_at]).min()
+        let own = [self.report_at, self.ask_again_at];
+        sessions.chain(self.registrar.poll_timeout()).chain(self.collector.poll_timeout()).chain(own).min()
     }
 
     pub(super) fn timeout(&mut self, now: Timestamp) {
@@ -327,21 +339,24 @@ impl Agent {
     fn distribute(&mut self, signed: Signed<Ticket>, ticket: &Ticket) {
         let now = self.clock.now();
         let object = ticket.object;
+        // What another leader gave to this server it may have given to the others.
+        let known = self.handled.contains_key(&ticket.assignment) || self.applying.contains(&ticket.assignment);
         self.apply(ticket.clone());
         let own = self.identity.server;
         if let Some(leading) = &mut self.leading {
-            let known = leading.collector.all();
+            let reported = leading.collector.all();
             leading.active.entry(object).or_insert_with(|| Active {
                 audience: Audience::new(ticket.targets.iter().copied().filter(|target| *target != own)),
                 signed,
                 ticket: ticket.clone(),
                 session: None,
+                known,
                 progress_at: now,
             });
-            leading.heard_reports(&known);
+            leading.heard_reports(&reported);
             // The CCM may not have heard what was reported before.
             let reports: Vec<Report> =
-                known.into_iter().filter(|report| report.assignment == ticket.assignment).collect();
+                reported.into_iter().filter(|report| report.assignment == ticket.assignment).collect();
             if !reports.is_empty() {
                 leading.uplink.say(ToCcm::Reports(reports));
             }
@@ -412,13 +427,15 @@ impl Agent {
             &join,
             now,
         );
+        let is_again = std::mem::replace(&mut active.known, true);
+        let distribution = if is_again { distribution.asking_first() } else { distribution };
         active.progress_at = now + PROGRESS_INTERVAL;
         active.session = Some((session, distribution));
     }
 
     /// Members that were served and have not answered, or were given up, are asked again.
-    pub(super) fn ask_again(&mut self) {
-        let objects = self.leading.as_mut().map(Leading::unanswered).unwrap_or_default();
+    pub(super) fn ask_again(&mut self, now: Timestamp) {
+        let objects = self.leading.as_mut().map(|leading| leading.unanswered(now)).unwrap_or_default();
         for object in objects {
             self.serve_audience(object);
         }

@@ -426,12 +426,12 @@ impl Agent {
         if let Some(leading) = &mut self.leading {
             leading.timeout(now);
         }
+        self.ask_again(now);
         if self.host_at <= now {
             self.host_at = now + HOST_INTERVAL;
             self.tell_info();
             self.remove_spent(now);
             self.watch_overflows();
-            self.ask_again();
         }
     }
 

@@ -159,6 +159,8 @@ pub struct Sender {
     started_at: Timestamp,
     /// The first symbols of the object, as many as may be sent.
     available: u32,
+    /// So many may be sent as soon as a member says that it does not hold the object.
+    withheld: Option<u32>,
     requests: Requests,
     deficits: Deficits,
     /// So many blocks were sent whole when members of a large session were last asked.
@@ -206,6 +208,7 @@ impl Sender {
             geometry,
             started_at: now,
             available: geometry.symbols_within(available_bytes),
+            withheld: None,
             requests: Requests::default(),
             deficits: Deficits::default(),
             asked_blocks: 0,
@@ -235,6 +238,16 @@ impl Sender {
         sender
     }
 
+    /// Asks before anything is sent, because the members may hold the object already: they were served
+    /// before, and have not said yet what became of it. Those who hold it acknowledge; the first who
+    /// does not has the session go on as any other. To be said right after [`Sender::new`].
+    #[must_use]
+    pub fn asking_first(mut self) -> Self {
+        self.withheld = Some(std::mem::take(&mut self.available));
+        self.poll_at = self.started_at + self.quiet_interval;
+        self
+    }
+
     /// How the object is cut.
     #[must_use]
     pub fn geometry(&self) -> &Geometry {
@@ -253,6 +266,13 @@ impl Sender {
     /// So many bytes of the stream may be sent, from its start; fewer than before change nothing.
     pub fn available(&mut self, bytes: u64, now: Timestamp) {
         let available = self.geometry.symbols_within(bytes);
+        match &mut self.withheld {
+            Some(withheld) => *withheld = available.max(*withheld),
+            None => self.offer(available, now),
+        }
+    }
+
+    fn offer(&mut self, available: u32, now: Timestamp) {
         if available > self.available {
             self.available = available;
             self.poll_at = self.poll_at.min(now + self.config.poll_interval);
@@ -292,6 +312,12 @@ impl Sender {
         let Some(heard) = self.members.hear(from, status, now) else { return Err(StatusRefused::Stranger { from }) };
         if heard.completed {
             self.outputs.push_back(Output::MemberComplete(from));
+        }
+        if heard.waiting
+            && status.held < self.geometry.symbols()
+            && let Some(withheld) = self.withheld.take()
+        {
+            self.offer(withheld, now);
         }
         // Up to here the member had the chance to hear everything.
         let heard_through = status.highest.max(self.sequence_at(status.poll));

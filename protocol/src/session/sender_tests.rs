@@ -293,3 +293,38 @@ fn a_block_is_sent_as_much_parity_as_the_member_needs_that_lacks_most_of_it() {
     let spent: Vec<_> = sent.iter().map(|frame| frame.header.flags.spent).collect();
     assert_eq!(spent, [vec![false; 5], vec![true]].concat());
 }
+
+#[test]
+fn members_that_may_hold_it_are_asked_and_those_who_do_are_sent_nothing() {
+    let mut sender = sender(2, 100).asking_first();
+    let mut asked = 0;
+    run(&mut sender, at(20), |sender, now, said, sent| {
+        assert_eq!(sent, []);
+        asked += polls(&said).len();
+        if asked == 1 {
+            sender.handle_status(id(0), &complete(100), now).expect("a member");
+            // It has everything and is still making it durable.
+            sender.handle_status(id(1), &status(0, 100, vec![]), now).expect("a member");
+        }
+    });
+    assert!(asked > 1, "the second was asked again");
+    sender.handle_status(id(1), &complete(100), at(20)).expect("a member");
+    let Some(SenderOutput::Finished(stats)) = outputs(&mut sender).pop() else { panic!("it is not over") };
+    assert_eq!((stats.sent_bytes, stats.complete.len()), (0, 2));
+}
+
+#[test]
+fn the_first_member_that_lacks_it_has_it_sent_though_others_were_asked_in_vain() {
+    let mut sender = sender(3, 100).asking_first();
+    let first = outputs(&mut sender);
+    assert!(is_announcement(&first[0]));
+    assert_eq!(frames(&mut sender, at(1)), []);
+    sender.handle_status(id(0), &complete(100), at(1)).expect("a member");
+    assert_eq!(frames(&mut sender, at(1)), []);
+    sender.available(100 * u64::from(SYMBOL_BYTES), at(1));
+    assert_eq!(frames(&mut sender, at(1)), [], "more of it makes no difference to that");
+    sender.handle_status(id(1), &status(0, 0, vec![]), at(2)).expect("a member");
+    let mut sent = 0;
+    run(&mut sender, at(50), |_, _, _, frames| sent += frames.len());
+    assert_eq!(sent, 100);
+}

@@ -50,13 +50,22 @@ pub struct FarmSpec {
     pub binary: PathBuf,
     /// Servers whose root is a file system of its own with so many bytes.
     pub small_disks: BTreeMap<Host, u64>,
+    /// What the agents' configuration file says; without it they have none.
+    pub agents: Option<&'static str>,
 }
 
 impl FarmSpec {
     /// Segments and servers on perfect links.
     #[must_use]
     pub fn of(binary: impl Into<PathBuf>, segments: u8, servers: u8) -> Self {
-        Self { lab: Spec::of(segments, servers), binary: binary.into(), small_disks: BTreeMap::new() }
+        Self { lab: Spec::of(segments, servers), binary: binary.into(), small_disks: BTreeMap::new(), agents: None }
+    }
+
+    /// With a configuration file for all agents.
+    #[must_use]
+    pub fn agents(mut self, configuration: &'static str) -> Self {
+        self.agents = Some(configuration);
+        self
     }
 
     /// With segments' WAN links of a rate.
@@ -121,7 +130,7 @@ impl Farm {
     /// When something does not start.
     #[must_use]
     pub fn start_without_site(spec: FarmSpec) -> Self {
-        let FarmSpec { lab, binary, small_disks } = spec;
+        let FarmSpec { lab, binary, small_disks, agents } = spec;
         let alone = place::alone();
         let place = Place::make().expect("a farm has a directory");
         let lab = Lab::up(lab).unwrap_or_else(|error| panic!("the farm has no network: {error}"));
@@ -135,6 +144,9 @@ impl Farm {
             tokens: BTreeMap::new(),
             _alone: alone,
         };
+        if let Some(agents) = agents {
+            fs::write(farm.agent_config(), agents).expect("agents have a configuration");
+        }
         for host in farm.hosts() {
             fs::create_dir_all(farm.root(host)).expect("a server has a root");
             if let Some(bytes) = small_disks.get(&host) {
@@ -273,7 +285,16 @@ impl Farm {
             .args(["--ccm", &ccm, "--token", token, "--name", name, "--segment", &segment_of(host), "--root"])
             .arg(self.root(host))
             .args(["--interface", "eth0"]);
+        let config = self.agent_config();
+        if config.exists() {
+            command.arg("--config").arg(config);
+        }
         command
+    }
+
+    /// Where the agents' configuration file is, if they have one.
+    fn agent_config(&self) -> PathBuf {
+        self.place.path().join("agent.toml")
     }
 
     /// The token with which the servers of a segment have joined; it has no uses left.

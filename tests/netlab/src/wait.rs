@@ -93,6 +93,13 @@ impl Signal for Changes {
     }
 }
 
+/// Sleeps until one of these processes has ended, or the time is there. With one that had ended
+/// before it does not sleep.
+pub fn any_end<'a>(ends: impl IntoIterator<Item = &'a End>, until: Instant) {
+    let descriptors: Vec<&OwnedFd> = ends.into_iter().map(|End(end)| end).collect();
+    readable(&descriptors, until);
+}
+
 /// Sleeps until one of them has something to read, or the time is there.
 fn readable(descriptors: &[&OwnedFd], until: Instant) {
     let mut polled: Vec<PollFd<'_>> =

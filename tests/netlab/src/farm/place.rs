@@ -1,9 +1,12 @@
 //! Where a farm keeps its files: made, swept, and kept when a test has failed.
 
+use std::cell::RefCell;
 use std::fs::{self, File};
 use std::io;
+use std::panic;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::Once;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 
@@ -20,6 +23,24 @@ const FAILED: &str = "pressrun-failed-";
 const TAIL_LINES: usize = 40;
 /// Set to keep everything that a failed farm has written, not only the logs.
 const KEEP: &str = "PRESSRUN_TEST_KEEP";
+
+thread_local! {
+    /// Why this thread panicked.
+    static FAILURE: RefCell<String> = const { RefCell::new(String::new()) };
+}
+
+/// Remembers why a test fails, so that it can be said below the logs, too: who reads the end of a
+/// long output finds it there.
+fn remember_failures() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let usual = panic::take_hook();
+        panic::set_hook(Box::new(move |failure| {
+            FAILURE.replace(failure.to_string());
+            usual(failure);
+        }));
+    });
+}
 
 /// Waits until no other farm stands on this machine; the next one waits until the result is dropped.
 pub(super) fn alone() -> File {
@@ -40,6 +61,7 @@ impl Place {
     /// Makes it, after removing those of processes that are gone.
     pub(super) fn make() -> io::Result<Self> {
         static COUNTER: AtomicU32 = AtomicU32::new(1);
+        remember_failures();
         let parent = fs::canonicalize(std::env::temp_dir())?;
         sweep(&parent)?;
         let number = COUNTER.fetch_add(1, Ordering::Relaxed);
@@ -128,7 +150,9 @@ impl Drop for Place {
     fn drop(&mut self) {
         let done = if thread::panicking() {
             self.print_tails();
-            self.keep().map(|kept| eprintln!("--- kept in {}", kept.display()))
+            let kept = self.keep().map(|kept| eprintln!("--- kept in {}", kept.display()));
+            FAILURE.with_borrow(|failure| eprintln!("--- {failure}"));
+            kept
         } else {
             remove(&self.path)
         };

@@ -30,7 +30,7 @@ const MEMORY: &str = "/dev/shm";
 #[derive(Debug, Parser)]
 struct Arguments {
     /// The program `lan-cast`.
-    #[arg(long)]
+    #[arg(long, value_parser = |path: &str| std::fs::canonicalize(path))]
     lan_cast: PathBuf,
     /// Only these rows; see --list.
     #[arg(long, value_delimiter = ',')]

@@ -2,18 +2,22 @@
 
 use std::fs::{self, File};
 use std::io::Read as _;
+use std::net::{Ipv4Addr, TcpListener};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use clap::ValueEnum;
 use pressrun_netlab::lab::Lab;
+use pressrun_netlab::wait::{Changes, wait_for};
 use pressrun_netlab::{Host, LabError, Rate};
+use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use serde_json::Value;
 
 use crate::scenario::{SENDER, Scenario};
-use crate::watch::{Watched, until};
+use crate::watch::{Watched, all_ended};
 
 /// Longest time for a program to be ready.
 const READY: Duration = Duration::from_secs(20);
@@ -163,7 +167,7 @@ impl Bench<'_> {
         Ok(Before {
             counters: self.lab.lan_counters(1, 1)?,
             sender_cpu: sender.map_or(0.0, Watched::cpu_seconds),
-            receiver_cpu: receivers.iter().map(Watched::cpu_seconds).sum(),
+            receiver_cpu: cpu_seconds(receivers),
         })
     }
 
@@ -171,7 +175,7 @@ impl Bench<'_> {
         &self,
         before: &Before,
         seconds: Vec<Option<f64>>,
-        sender: &Watched,
+        senders: &[Watched],
         receivers: &[Watched],
     ) -> Result<Seen, ToolError> {
         let carried = self.lab.lan_counters(1, 1)?.since(before.counters);
@@ -179,8 +183,8 @@ impl Bench<'_> {
             seconds,
             sent_bytes: carried.tx_bytes,
             returned_bytes: carried.rx_bytes,
-            sender_cpu: sender.cpu_seconds() - before.sender_cpu,
-            receiver_cpu: receivers.iter().map(Watched::cpu_seconds).sum::<f64>() - before.receiver_cpu,
+            sender_cpu: cpu_seconds(senders) - before.sender_cpu,
+            receiver_cpu: cpu_seconds(receivers) - before.receiver_cpu,
             overflows: None,
             notes: Value::Null,
         })
@@ -232,7 +236,7 @@ impl Bench<'_> {
                     *seconds = said["micros"].as_f64().map(|micros| micros / 1e6);
                 }
             }
-            let mut seen = self.seen(&before, seconds, &sender, &receivers)?;
+            let mut seen = self.seen(&before, seconds, std::slice::from_ref(&sender), &receivers)?;
             seen.notes = heard.last().cloned().unwrap_or_default();
             all.push(seen);
         }
@@ -256,15 +260,13 @@ impl Bench<'_> {
             fs::write(&script, text).map_err(system("writing a script"))?;
             fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).map_err(system("writing a script"))?;
             let (id, to, script) = (format!("0x{number:08x}"), place.to_string_lossy(), script.to_string_lossy());
-            let log = place.join("log");
-            let log = log.to_string_lossy();
-            let args = ["-d", "-I", "eth0", "-D", &to, "-U", &id, "-B", PEER_BUFFER_BYTES, "-s", &script, "-L", &log];
+            let args = ["-d", "-I", "eth0", "-D", &to, "-U", &id, "-B", PEER_BUFFER_BYTES, "-s", &script];
             receivers.push(self.start(host, Path::new("uftpd"), &args)?);
             files.push(place.join("object"));
             markers.push(marker);
             ids.push(id);
         }
-        self.wait_for_sockets(&receivers)?;
+        self.wait_ready(&receivers, "UFTP version")?;
         let rate = match self.scenario.rate {
             // A hundredth is left for its other messages.
             Some(rate) => (rate.bits_per_sec / 1000 * 99 / 100).to_string(),
@@ -277,22 +279,24 @@ impl Bench<'_> {
             for path in markers.iter().chain(&files) {
                 fs::remove_file(path).ok();
             }
+            let mut marked = watch(markers.iter().filter_map(|marker| marker.parent()))?;
             let before = self.before(None, &receivers)?;
             let start = Instant::now();
             let mut sender = self.start(SENDER, Path::new("uftp"), &args)?;
             let mut seconds = vec![None; markers.len()];
-            let finished = until(start + self.patience(), || {
+            // What a receiver did not get by then it never does; the others count.
+            let _all = wait_for(&mut marked, self.patience(), || {
                 for (marker, seconds) in markers.iter().zip(&mut seconds) {
                     if seconds.is_none() && marker.exists() {
                         *seconds = Some(start.elapsed().as_secs_f64());
                     }
                 }
-                sender.look() && seconds.iter().all(Option::is_some)
+                seconds.iter().all(Option::is_some).then_some(())
             });
-            if !finished && sender.ended.is_none() {
+            if !all_ended([&mut sender], start + self.patience()) {
                 return Err(ToolError::Stalled { seconds: self.patience().as_secs_f64() });
             }
-            all.push(self.seen(&before, seconds, &sender, &receivers)?);
+            all.push(self.seen(&before, seconds, std::slice::from_ref(&sender), &receivers)?);
             self.compare(&files)?;
         }
         Ok(all)
@@ -308,7 +312,7 @@ impl Bench<'_> {
             receivers.push(self.start(host, Path::new("udp-receiver"), &args)?);
             files.push(file);
         }
-        self.wait_for_sockets(&receivers)?;
+        self.wait_ready(&receivers, "UDP receiver for")?;
         let (file, members) = (self.file.to_string_lossy(), receivers.len().to_string());
         let mut args = vec!["--file", &file, "--interface", "eth0", "--nokbd", "--no-progress", "--full-duplex"];
         args.extend(["--min-receivers", &members, "--mcast-rdv-address", RENDEZVOUS]);
@@ -317,15 +321,11 @@ impl Bench<'_> {
         let before = self.before(None, &[])?;
         let start = Instant::now();
         let mut sender = self.start(SENDER, Path::new("udp-sender"), &args)?;
-        let finished = until(start + self.patience(), || {
-            let all_ended = receivers.iter_mut().map(Watched::look).fold(true, |all, ended| all & ended);
-            sender.look() && all_ended
-        });
-        if !finished {
+        if !all_ended(receivers.iter_mut().chain([&mut sender]), start + self.patience()) {
             return Err(ToolError::Stalled { seconds: self.patience().as_secs_f64() });
         }
         let seconds = ends(&receivers, start);
-        let seen = self.seen(&before, seconds, &sender, &receivers)?;
+        let seen = self.seen(&before, seconds, std::slice::from_ref(&sender), &receivers)?;
         self.compare(&files)?;
         Ok(seen)
     }
@@ -334,23 +334,16 @@ impl Bench<'_> {
         let place = self.place("rsync")?;
         let config = place.join("rsyncd.conf");
         let from = self.file.parent().unwrap_or(self.directory);
-        let text = format!(
-            "uid = 0\ngid = 0\nuse chroot = no\nport = 8730\npid file = {}\n[files]\npath = {}\nread only = yes\n",
-            place.join("pid").display(),
-            from.display()
-        );
+        let text = format!("uid = 0\ngid = 0\nuse chroot = no\n[files]\npath = {}\nread only = yes\n", from.display());
         fs::write(&config, text).map_err(system("writing a configuration"))?;
         let option = format!("--config={}", config.display());
-        let daemon = self.start(SENDER, Path::new("rsync"), &["--daemon", "--no-detach", &option])?;
-        let listens = || {
-            let table = fs::read_to_string(format!("/proc/{}/net/tcp", daemon.id())).unwrap_or_default();
-            table.contains(":221A ")
-        };
-        if !until(Instant::now() + READY, listens) {
-            return Err(ToolError::NotReady { what: "the rsync daemon" });
-        }
+        // The bench listens, and hands each connection to a daemon of its own.
+        let listening = self.lab.thread(SENDER, || TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0)))?;
+        let listener = listening.join().expect("binding does not panic").map_err(system("listening"))?;
+        set_socket_timeout(&listener, Timeout::Recv, Some(READY)).map_err(|error| system("listening")(error.into()))?;
+        let port = listener.local_addr().map_err(system("listening"))?.port();
         let name = self.file.file_name().unwrap_or_default().to_string_lossy();
-        let source = format!("rsync://{}:8730/files/{name}", SENDER.address());
+        let source = format!("rsync://{}:{port}/files/{name}", SENDER.address());
         let before = self.before(None, &[])?;
         let start = Instant::now();
         let (mut receivers, mut files) = (Vec::new(), Vec::new());
@@ -360,15 +353,21 @@ impl Bench<'_> {
             receivers.push(self.start(host, Path::new("rsync"), &["--whole-file", "--inplace", &source, &to])?);
             files.push(file);
         }
+        let mut daemons = Vec::new();
+        for _ in &receivers {
+            let (connection, _) = listener.accept().map_err(system("connecting to the rsync daemon"))?;
+            let mut command = self.lab.command(SENDER, Path::new("rsync"));
+            command.args(["--daemon", &option]);
+            let daemon = Watched::start_on(&mut command, Stdio::from(OwnedFd::from(connection)));
+            daemons.push(daemon.map_err(system("starting a program"))?);
+        }
         // All copies share the sender's link.
         let patience = self.patience() * u32::from(self.scenario.receivers);
-        let finished =
-            until(start + patience, || receivers.iter_mut().map(Watched::look).fold(true, |all, ended| all & ended));
-        if !finished {
+        if !all_ended(receivers.iter_mut().chain(&mut daemons), start + patience) {
             return Err(ToolError::Stalled { seconds: patience.as_secs_f64() });
         }
         let seconds = ends(&receivers, start);
-        let seen = self.seen(&before, seconds, &daemon, &receivers)?;
+        let seen = self.seen(&before, seconds, &daemons, &receivers)?;
         self.compare(&files)?;
         Ok(seen)
     }
@@ -383,13 +382,10 @@ impl Bench<'_> {
         Ok(path)
     }
 
-    /// Waits until every receiver listens.
-    fn wait_for_sockets(&self, receivers: &[Watched]) -> Result<(), ToolError> {
-        let listens = |receiver: &Watched| {
-            let table = fs::read_to_string(format!("/proc/{}/net/udp", receiver.id())).unwrap_or_default();
-            table.lines().count() > 1
-        };
-        if until(Instant::now() + READY, || receivers.iter().all(listens)) {
+    /// Waits until every receiver says what it says once it has joined the group.
+    fn wait_ready(&self, receivers: &[Watched], remark: &str) -> Result<(), ToolError> {
+        let deadline = Instant::now() + READY;
+        if receivers.iter().all(|receiver| receiver.remarks(remark, deadline)) {
             Ok(())
         } else {
             Err(ToolError::NotReady { what: "a receiver" })
@@ -398,7 +394,9 @@ impl Bench<'_> {
 
     fn compare(&self, files: &[PathBuf]) -> Result<(), ToolError> {
         for (receiver, file) in (1..).zip(files) {
-            if !until(Instant::now() + CLOSING, || is_same(self.file, file).unwrap_or(false)) {
+            let mut written = watch(file.parent())?;
+            let same = wait_for(&mut written, CLOSING, || is_same(self.file, file).ok().filter(|same| *same));
+            if same.is_none() {
                 return Err(ToolError::Wrong { receiver });
             }
         }
@@ -406,8 +404,17 @@ impl Bench<'_> {
     }
 }
 
+fn watch<'a>(directories: impl IntoIterator<Item = &'a Path>) -> Result<Changes, ToolError> {
+    Changes::of(directories).map_err(system("watching a directory"))
+}
+
 fn system(what: &'static str) -> impl Fn(std::io::Error) -> ToolError {
     move |source| ToolError::System { what, source }
+}
+
+/// Processor time of all, in seconds.
+fn cpu_seconds(processes: &[Watched]) -> f64 {
+    processes.iter().map(Watched::cpu_seconds).sum()
 }
 
 /// When each ended well, in seconds.

@@ -1,24 +1,26 @@
 //! Processes that are watched: what they say, when they end, how much processor time they took.
 
 use std::fs;
-use std::io::{BufRead as _, BufReader, Write as _};
+use std::io::{BufRead as _, BufReader, Read, Write as _};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc::{self, Receiver};
 use std::time::{Duration, Instant};
 
+use pressrun_netlab::wait::{self, End};
+use rustix::process::Pid;
 use serde_json::Value;
 
 /// Clock ticks of the kernel's accounts in a second, on every Linux there is.
 const TICKS_PER_SEC: f64 = 100.0;
-/// How often processes are looked at.
-const POLL: Duration = Duration::from_millis(1);
 
 /// A process that runs; killed when dropped.
 #[derive(Debug)]
 pub(crate) struct Watched {
     child: Child,
+    end: End,
     input: Option<ChildStdin>,
     lines: Receiver<Value>,
+    remarks: Receiver<String>,
     /// When it ended, and whether well.
     pub(crate) ended: Option<(Instant, bool)>,
     /// Processor time it took before it ended, in seconds.
@@ -26,27 +28,20 @@ pub(crate) struct Watched {
 }
 
 impl Watched {
-    /// Starts it. Each line of its standard output that is JSON can be heard.
+    /// Starts it. Each line of its standard output that is JSON can be heard, and each of its standard
+    /// error.
     pub(crate) fn start(command: &mut Command) -> std::io::Result<Self> {
-        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn()?;
-        let input = child.stdin.take();
-        let (heard, lines) = mpsc::channel();
-        if let Some(output) = child.stdout.take() {
-            std::thread::spawn(move || {
-                let lines = BufReader::new(output).lines().map_while(Result::ok);
-                for value in lines.filter_map(|line| serde_json::from_str(&line).ok()) {
-                    if heard.send(value).is_err() {
-                        return;
-                    }
-                }
-            });
-        }
-        Ok(Self { child, input, lines, ended: None, cpu_at_end: 0.0 })
+        Self::start_on(command, Stdio::piped())
     }
 
-    /// Its process id.
-    pub(crate) fn id(&self) -> u32 {
-        self.child.id()
+    /// As [`Watched::start`], with another standard input than what it is told.
+    pub(crate) fn start_on(command: &mut Command, input: Stdio) -> std::io::Result<Self> {
+        let mut child = command.stdin(input).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+        let end = End::of(Pid::from_child(&child))?;
+        let input = child.stdin.take();
+        let lines = hear_lines(child.stdout.take(), |line| serde_json::from_str(&line).ok());
+        let remarks = hear_lines(child.stderr.take(), Some);
+        Ok(Self { child, end, input, lines, remarks, ended: None, cpu_at_end: 0.0 })
     }
 
     /// Gives it a line.
@@ -71,6 +66,17 @@ impl Watched {
             heard.push(said);
             if is_it {
                 return Some(heard);
+            }
+        }
+    }
+
+    /// Waits until it remarks something with these words in it.
+    pub(crate) fn remarks(&self, words: &str, deadline: Instant) -> bool {
+        loop {
+            match self.remarks.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+                Ok(line) if line.contains(words) => return true,
+                Ok(_) => (),
+                Err(_) => return false,
             }
         }
     }
@@ -109,15 +115,34 @@ impl Drop for Watched {
     }
 }
 
-/// Waits until a condition holds or the deadline has come.
-pub(crate) fn until(deadline: Instant, mut condition: impl FnMut() -> bool) -> bool {
+/// Waits until all have ended; false when the deadline comes before.
+pub(crate) fn all_ended<'a>(processes: impl IntoIterator<Item = &'a mut Watched>, deadline: Instant) -> bool {
+    let mut running: Vec<&mut Watched> = processes.into_iter().collect();
     loop {
-        if condition() {
+        running.retain_mut(|process| !process.look());
+        if running.is_empty() {
             return true;
         }
         if Instant::now() >= deadline {
             return false;
         }
-        std::thread::sleep(POLL);
+        wait::any_end(running.iter().map(|process| &process.end), deadline);
     }
+}
+
+/// The lines of an output, as far as they are of use, from a thread of their own.
+fn hear_lines<T: Send + 'static>(
+    output: Option<impl Read + Send + 'static>,
+    read: impl Fn(String) -> Option<T> + Send + 'static,
+) -> Receiver<T> {
+    let (heard, lines) = mpsc::channel();
+    if let Some(output) = output {
+        std::thread::spawn(move || {
+            // Read to its end though nobody listens any more: a full pipe would hold the process up.
+            for line in BufReader::new(output).lines().map_while(Result::ok).filter_map(read) {
+                heard.send(line).ok();
+            }
+        });
+    }
+    lines
 }
