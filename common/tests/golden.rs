@@ -8,15 +8,15 @@
 
 use std::io::Cursor;
 
-use common::assignment::{
-    AssignmentError, AssignmentReader, Base, BlockInfo, Codec, Command, Content, Extent, FORMAT, Header, Kind, Limits,
-    LivePolicy, Stretch, head, pack,
+use pressrun_common::assignment::{
+    AssignmentError, AssignmentReader, Base, BlockInfo, Codec, Command, Content, Draft, Effect, Extent, FORMAT, Header,
+    Kind, Limits, LivePolicy, Stretch, head, pack,
 };
-use common::digest::{Digest, Version};
-use common::ids::{AssignmentNumber, ClusterId, RunNumber, Sequence, ServerId};
-use common::keys::{PublishKey, PublishKeys, SecretKey};
-use common::path::ContentPath;
-use common::time::WallTime;
+use pressrun_common::digest::{Digest, Version};
+use pressrun_common::ids::{AssignmentNumber, ClusterId, RunNumber, Sequence, ServerId};
+use pressrun_common::keys::{PublishKey, PublishKeys, SecretKey};
+use pressrun_common::path::ContentPath;
+use pressrun_common::time::WallTime;
 
 /// The file of the newest format.
 fn golden() -> Vec<u8> {
@@ -58,8 +58,8 @@ fn commands() -> Vec<Command> {
     ]
 }
 
-fn header() -> Header {
-    Header {
+fn draft() -> Draft {
+    Draft {
         cluster: ClusterId([1; 16]),
         site: "shop".parse().unwrap(),
         group: "all".parse().unwrap(),
@@ -67,26 +67,24 @@ fn header() -> Header {
         run: RunNumber(7),
         kind: Kind::Prepare,
         sequence: Sequence(12),
-        base: Base::Version(Version(Digest([4; 32]))),
-        result: Version(Digest([5; 32])),
         targets: vec![ServerId([2; 16]), ServerId([3; 16])],
         live: LivePolicy {
             directory: "/srv/www/{server}".into(),
             exclude: vec!["*.tmp".into()],
             ..LivePolicy::default()
         },
+        created: WallTime(1_700_000_000_000),
+        expires: WallTime(1_700_086_400_000),
+    }
+}
+
+fn effect() -> Effect {
+    Effect {
+        base: Base::Version(Version(Digest([4; 32]))),
+        result: Version(Digest([5; 32])),
         result_entries: 9,
         result_bytes: 4096,
         space_bytes: 8192,
-        commands: 0,
-        commands_packed_bytes: 0,
-        commands_raw_bytes: 0,
-        commands_digest: Digest([0; 32]),
-        blocks: 0,
-        blocks_digest: Digest([0; 32]),
-        data_bytes: 0,
-        created: WallTime(1_700_000_000_000),
-        expires: WallTime(1_700_086_400_000),
     }
 }
 
@@ -95,7 +93,7 @@ fn write_anew() -> Vec<u8> {
     let length = u32::try_from(OLD.len() - 4).unwrap();
     let reference = vec![Stretch::Part { file: 2, offset: 0, length: 4 }, Stretch::Part { file: 2, offset: 4, length }];
     let blocks = [BlockInfo { reference, ..delta }, BlockInfo::of(Codec::Stored, b"stored", 6)];
-    let mut file = head(header(), &commands(), &blocks, &key()).unwrap();
+    let mut file = head(draft(), effect(), &commands(), &blocks, &key()).unwrap();
     file.extend_from_slice(&packed);
     file.extend_from_slice(b"stored");
     file
@@ -106,19 +104,35 @@ fn an_assignment_of_format_2_is_read_as_it_was_meant() {
     let keys = PublishKeys { keys: vec![(3, key().key.public())] };
     let mut reader = AssignmentReader::open(Cursor::new(golden()), &keys, &Limits::default()).unwrap();
     assert_eq!(reader.commands(), commands());
-    let read = reader.header().clone();
-    let counted = Header {
-        commands: read.commands,
-        commands_packed_bytes: read.commands_packed_bytes,
-        commands_raw_bytes: read.commands_raw_bytes,
-        commands_digest: read.commands_digest,
-        blocks: read.blocks,
-        blocks_digest: read.blocks_digest,
-        data_bytes: read.data_bytes,
-        ..header()
-    };
-    assert_eq!((read.commands, read.blocks), (11, 2));
-    assert_eq!(read, counted);
+    let Header {
+        cluster,
+        site,
+        group,
+        number,
+        run,
+        kind,
+        sequence,
+        base,
+        result,
+        targets,
+        live,
+        result_entries,
+        result_bytes,
+        space_bytes,
+        commands: command_count,
+        commands_packed_bytes: _,
+        commands_raw_bytes: _,
+        commands_digest: _,
+        blocks,
+        blocks_digest: _,
+        data_bytes: _,
+        created,
+        expires,
+    } = reader.header().clone();
+    let read = Draft { cluster, site, group, number, run, kind, sequence, targets, live, created, expires };
+    assert_eq!(read, draft());
+    assert_eq!(Effect { base, result, result_entries, result_bytes, space_bytes }, effect());
+    assert_eq!((command_count, blocks), (11, 2));
     assert_eq!(reader.blocks()[0].reference.len(), 2);
     assert_eq!(reader.read_block(0, Some(OLD)).unwrap(), NEW);
     assert_eq!(reader.read_block(1, None).unwrap(), b"stored");

@@ -22,9 +22,8 @@ use ccm::ingest::level::Level;
 use ccm::ingest::scan::{ScanError, ScanLimits};
 use ccm::trust::read_publish_key;
 use common::assignment::{
-    AssignmentError, AssignmentReader, Base, Command as Step, Content, Draft, Header, Kind, Limits, LivePolicy,
+    AssignmentError, AssignmentReader, Base, Command as Step, Content, Draft, Kind, Limits, LivePolicy,
 };
-use common::digest::{Digest, Version};
 use common::exclude::{Exclude, ExcludeError};
 use common::hex::HexError;
 use common::ids::{AssignmentNumber, ClusterId, RunNumber, Sequence, ServerId, SiteName};
@@ -271,7 +270,7 @@ fn make(args: &BuildArgs, cancel: &AtomicBool) -> Result<Answer, AssignmentComma
     let target = read(&args.target, "reading the target")?;
     let directories: Vec<&Directory> = base.iter().chain([&target]).collect();
     let request = BuildRequest {
-        header: draft(args),
+        draft: draft(args),
         base: base.as_ref().map(Directory::manifest),
         result: target.manifest(),
         needed: None,
@@ -290,7 +289,7 @@ fn make(args: &BuildArgs, cancel: &AtomicBool) -> Result<Answer, AssignmentComma
 fn draft(args: &BuildArgs) -> Draft {
     let now = now();
     let number = args.sequence.unwrap_or(now.0);
-    Header {
+    Draft {
         cluster: ClusterId([0; 16]),
         site: args.site.clone(),
         group: "all".parse().expect("a good name"),
@@ -298,8 +297,6 @@ fn draft(args: &BuildArgs) -> Draft {
         run: RunNumber(0),
         kind: Kind::Prepare,
         sequence: Sequence(number),
-        base: Base::Any,
-        result: Version(Digest([0; 32])),
         targets: vec![WHOEVER],
         live: LivePolicy {
             directory: String::new(),
@@ -307,16 +304,6 @@ fn draft(args: &BuildArgs) -> Draft {
             adopt: args.base.is_none(),
             exclude: args.exclude.clone(),
         },
-        result_entries: 0,
-        result_bytes: 0,
-        space_bytes: 0,
-        commands: 0,
-        commands_packed_bytes: 0,
-        commands_raw_bytes: 0,
-        commands_digest: Digest([0; 32]),
-        blocks: 0,
-        blocks_digest: Digest([0; 32]),
-        data_bytes: 0,
         created: now,
         expires: now.after(args.ttl),
     }

@@ -12,7 +12,9 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Mutex, PoisonError};
 
-use common::assignment::{ApplyError, Base, BlockInfo, Command, Content, Draft, Limits, UNKNOWN_DIGEST, apply, head};
+use common::assignment::{
+    ApplyError, Base, BlockInfo, Command, Content, Draft, Effect, Limits, UNKNOWN_DIGEST, apply, head,
+};
 use common::digest::{Digest, Version};
 use common::keys::PublishKey;
 use common::manifest::{Entry, Manifest};
@@ -31,8 +33,8 @@ const FILE_SYSTEM_BLOCK_BYTES: u64 = 4096;
 /// What to build.
 #[derive(Debug, Clone)]
 pub struct BuildRequest<'a> {
-    /// The header. Base, result, sizes, counts and digests are filled in; all else stands as given.
-    pub header: Draft,
+    /// What its header says beside base, result, sizes, counts and digests.
+    pub draft: Draft,
     /// The tree it starts from; `None` for [`Base::Any`].
     pub base: Option<&'a Manifest>,
     /// The tree it leads to.
@@ -152,11 +154,8 @@ pub fn build(
     let empty = Manifest::default();
     let base = request.base.unwrap_or(&empty);
     let parts = Parts { commands: &commands, blocks: &blocks, base, result: request.result };
-    let draft = Draft {
-        base: request.base.map_or(Base::Any, |base| Base::Version(base.version())),
-        space_bytes: space(&commands),
-        ..request.header.clone()
-    };
+    let start = request.base.map_or(Base::Any, |base| Base::Version(base.version()));
+    let effect = Effect::of_tree(start, request.result, space(&commands));
     let mut copy = |to: &mut dyn Write| -> Result<(), BuildError> {
         for slot in 0..blocks.len() {
             watch.check()?;
@@ -164,7 +163,7 @@ pub fn build(
         }
         Ok(())
     };
-    seal(draft, &parts, &mut copy, key, output)
+    seal(request.draft.clone(), effect, &parts, &mut copy, key, output)
 }
 
 /// What an assignment consists of, besides its header and data.
@@ -178,32 +177,26 @@ pub(super) struct Parts<'a> {
 /// Checks, signs and writes an assignment. `copy` writes the packed blocks.
 pub(super) fn seal(
     draft: Draft,
+    effect: Effect,
     parts: &Parts<'_>,
     copy: &mut dyn FnMut(&mut dyn Write) -> Result<(), BuildError>,
     key: &PublishKey,
     output: &Path,
 ) -> Result<Built, BuildError> {
-    let expected = parts.result.version();
+    let expected = effect.result;
     let found = completed(apply(parts.base, parts.commands)?, parts.result).version();
     if found != expected {
         return Err(BuildError::Result { expected, found });
     }
     let limits = Limits::default();
-    let content_bytes = parts.result.content_bytes();
     check_limit("number of commands", parts.commands.len() as u64, limits.commands_max.into())?;
     check_limit("number of blocks", parts.blocks.len() as u64, limits.blocks_max.into())?;
-    check_limit("content", content_bytes, limits.result_bytes_max)?;
-    let header_bytes = postcard::to_stdvec(&draft).expect("the header is plain data").len();
-    // Room for the counts and digests that are filled in.
-    check_limit("header", header_bytes as u64 + 200, limits.header_bytes_max.into())?;
+    check_limit("content", effect.result_bytes, limits.result_bytes_max)?;
+    let draft_bytes = postcard::to_stdvec(&draft).expect("a draft is plain data").len();
+    // Room for versions, counts and digests.
+    check_limit("header", draft_bytes as u64 + 300, limits.header_bytes_max.into())?;
 
-    let draft = Draft {
-        result: expected,
-        result_entries: parts.result.entries.len() as u64,
-        result_bytes: content_bytes,
-        ..draft
-    };
-    let head = head(draft, parts.commands, parts.blocks, key).map_err(|source| BuildError::Pack { source })?;
+    let head = head(draft, effect, parts.commands, parts.blocks, key).map_err(|source| BuildError::Pack { source })?;
     let partial = beside(output, ".partial");
     let written = write(&partial, &head, copy, output);
     let (object, length) = match written {

@@ -89,20 +89,8 @@ impl Bench {
             run: RunNumber(3),
             kind,
             sequence: Sequence(2),
-            base: Base::Any,
-            result: Manifest::default().version(),
             targets: vec![ServerId([2; 16])],
             live: LivePolicy { directory: "/srv/www/shop".into(), ..LivePolicy::default() },
-            result_entries: 0,
-            result_bytes: 0,
-            space_bytes: 0,
-            commands: 0,
-            commands_packed_bytes: 0,
-            commands_raw_bytes: 0,
-            commands_digest: Digest([0; 32]),
-            blocks: 0,
-            blocks_digest: Digest([0; 32]),
-            data_bytes: 0,
             created: WallTime(1),
             expires: WallTime(2),
         }
@@ -118,7 +106,7 @@ impl Bench {
         result: &Manifest,
         needed: Option<&BTreeSet<Digest>>,
     ) -> Result<Built, BuildError> {
-        let request = BuildRequest { header: self.draft(Kind::Prepare), base, result, needed, level: self.level };
+        let request = BuildRequest { draft: self.draft(Kind::Prepare), base, result, needed, level: self.level };
         build(&request, &self.store, &self.key, &self.output(), &|_| (), &AtomicBool::new(false))
     }
 
@@ -583,7 +571,7 @@ fn a_cancelled_build_leaves_what_was_there() {
         cancel.store(calls.get() == 4, Ordering::Relaxed);
     };
     let request = BuildRequest {
-        header: bench.draft(Kind::Prepare),
+        draft: bench.draft(Kind::Prepare),
         base: None,
         result: &result,
         needed: None,
@@ -603,7 +591,7 @@ fn progress_ends_at_its_totals() {
         bench.manifest(&tree(&[("a", file(&noise(2, 400_000))), ("b", file(&prose(2, 400))), ("c", file(b"c"))]));
     let last = Cell::new(Progress::default());
     let request = BuildRequest {
-        header: bench.draft(Kind::Prepare),
+        draft: bench.draft(Kind::Prepare),
         base: Some(&base),
         result: &result,
         needed: None,
@@ -668,10 +656,12 @@ fn an_order_is_a_small_assignment_without_commands() {
     let bench = Bench::new();
     let prepared = AssignmentNumber(3);
     for kind in [Kind::Commit { prepared }, Kind::Undo { prepared }, Kind::Rollback] {
-        let order = build_order(bench.draft(kind), &bench.key);
+        let version = Version(Digest([3; 32]));
+        let order = build_order(bench.draft(kind), version, &bench.key);
         assert!(order.len() < 600, "{} bytes", order.len());
         let reader = bench.open(order);
         assert_eq!((reader.header().kind, reader.header().number), (kind, AssignmentNumber(4)));
+        assert_eq!((reader.header().base, reader.header().result), (Base::Any, version));
         assert!(reader.commands().is_empty() && reader.blocks().is_empty());
     }
 }

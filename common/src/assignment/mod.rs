@@ -23,7 +23,7 @@ pub use command::{ApplyError, Command, Content, Extent, UNKNOWN_DIGEST, apply};
 pub use header::{Base, Header, Kind, Limits, LivePolicy};
 pub use reader::{AssignmentError, AssignmentReader};
 pub use wire::encode_commands;
-pub use writer::{Draft, head};
+pub use writer::{Draft, Effect, head};
 
 /// First bytes of every assignment file.
 pub const MAGIC: [u8; 8] = *b"PRESSRUN";

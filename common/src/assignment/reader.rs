@@ -261,7 +261,7 @@ fn decode<T: serde::de::DeserializeOwned>(bytes: &[u8], part: &'static str) -> R
 mod tests {
     use std::io::Cursor;
 
-    use super::super::{Base, Content, Extent, Kind, LivePolicy, apply, head, pack};
+    use super::super::{Base, Content, Draft, Effect, Extent, Kind, LivePolicy, apply, head, pack};
     use super::*;
     use crate::ids::{AssignmentNumber, ClusterId, RunNumber, Sequence, ServerId};
     use crate::keys::{PublishKey, SecretKey};
@@ -290,7 +290,7 @@ mod tests {
                 content: Content::Blocks(vec![Extent { block: 0, offset: 0, length: 33 }]),
             },
         ];
-        let draft = Header {
+        let draft = Draft {
             cluster: ClusterId([1; 16]),
             site: "shop".parse().expect("good"),
             group: "all".parse().expect("good"),
@@ -298,24 +298,14 @@ mod tests {
             run: RunNumber(1),
             kind: Kind::Prepare,
             sequence: Sequence(1),
-            base: Base::Any,
-            result: apply(&Manifest::default(), &commands).expect("fits").version(),
             targets: vec![ServerId([2; 16])],
             live: LivePolicy { directory: "/srv/www/shop".into(), ..LivePolicy::default() },
-            result_entries: 2,
-            result_bytes: content.len() as u64,
-            space_bytes: content.len() as u64,
-            commands: 0,
-            commands_packed_bytes: 0,
-            commands_raw_bytes: 0,
-            commands_digest: Digest([0; 32]),
-            blocks: 0,
-            blocks_digest: Digest([0; 32]),
-            data_bytes: 0,
             created: WallTime(0),
             expires: WallTime(1),
         };
-        let mut file = head(draft, &commands, &[block], &key()).expect("packs");
+        let result = apply(&Manifest::default(), &commands).expect("fits");
+        let effect = Effect::of_tree(Base::Any, &result, content.len() as u64);
+        let mut file = head(draft, effect, &commands, &[block], &key()).expect("packs");
         file.extend_from_slice(&packed);
         file
     }

@@ -1,6 +1,6 @@
 //! Data that refers to old files, files without a digest of their own, and what is decided by hand.
 
-use common::assignment::{Base, Command, Kind, Stretch, head};
+use common::assignment::{Command, Stretch};
 use common::ids::AssignmentNumber;
 use common::outcome::{Outcome, RefusalCode};
 
@@ -16,17 +16,13 @@ fn edited() -> TreeContent {
 /// From the first content to one edit of it, without a digest for any file.
 fn edit_without_digests(site: &mut Site) -> (TreeContent, Vec<u8>) {
     let to = edited();
-    let (mut commands, packed, infos) = commands(&first(), &to, Style::Delta);
+    let (mut commands, blocks) = commands(&first(), &to, Style::Delta);
     for command in &mut commands {
         if let Command::WriteFile { digest, .. } = command {
             *digest = None;
         }
     }
-    let mut header = site.draft(Kind::Prepare, Base::Version(first().version()), to.version());
-    header.result_entries = to.manifest().entries.len() as u64;
-    header.result_bytes = to.manifest().content_bytes();
-    let mut file = head(header, &commands, &infos, &key()).unwrap();
-    file.extend(packed.concat());
+    let file = site.change_file(&to.manifest(), &commands, &blocks);
     (to, file)
 }
 
@@ -41,16 +37,11 @@ fn digests_that_nobody_said_show_when_the_data_is_there() {
 fn data_that_leads_elsewhere_is_refused_though_no_digest_was_said() {
     let mut site = Site::with(&first());
     let to = first().file("lie", "what was signed");
-    let (mut commands, _, mut infos) = commands(&first(), &to, Style::Delta);
+    let (mut commands, _) = commands(&first(), &to, Style::Delta);
     let Some(Command::WriteFile { digest, .. }) = commands.last_mut() else { panic!("a file is written") };
     *digest = None;
-    let (info, packed) = common::assignment::pack(b"what was packed", None, 3).unwrap();
-    infos[0] = info;
-    let mut header = site.draft(Kind::Prepare, Base::Version(first().version()), to.version());
-    header.result_entries = to.manifest().entries.len() as u64;
-    header.result_bytes = to.manifest().content_bytes();
-    let mut file = head(header, &commands, &infos, &key()).unwrap();
-    file.extend(packed);
+    let lie = common::assignment::pack(b"what was packed", None, 3).unwrap();
+    let file = site.change_file(&to.manifest(), &commands, &[lie]);
     let Outcome::Refused(refused) = site.handle(&file) else { panic!("it was accepted") };
     assert_eq!(refused.code, RefusalCode::ResultMismatch);
     assert!(refused.reason.contains("what was staged is version"), "{}", refused.reason);
@@ -82,13 +73,9 @@ fn references_beyond_the_base_or_the_limit_are_refused() {
         vec![Stretch::Part { file: 0, offset: 0, length: u32::MAX }],
     ] {
         let to = edited();
-        let (commands, packed, mut infos) = commands(&first(), &to, Style::Delta);
-        infos[0].reference = reference;
-        let mut header = site.draft(Kind::Prepare, Base::Version(first().version()), to.version());
-        header.result_entries = to.manifest().entries.len() as u64;
-        header.result_bytes = to.manifest().content_bytes();
-        let mut file = head(header, &commands, &infos, &key()).unwrap();
-        file.extend(packed.concat());
+        let (commands, mut blocks) = commands(&first(), &to, Style::Delta);
+        blocks[0].0.reference = reference;
+        let file = site.change_file(&to.manifest(), &commands, &blocks);
         let Outcome::Refused(refused) = site.handle(&file) else { panic!("it was accepted") };
         assert_eq!(refused.code, RefusalCode::BadAssignment);
         assert!(refused.reason.contains("refers to what the base does not have"), "{}", refused.reason);
