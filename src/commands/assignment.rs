@@ -261,9 +261,11 @@ fn make(args: &BuildArgs, cancel: &AtomicBool) -> Result<Answer, AssignmentComma
     let progress = Shown::new();
     let read = |path: &Path, what| {
         progress.say(what);
-        Directory::read(path, &exclude, &ScanLimits::default(), cancel).map_err(|source| match source {
-            ScanError::Cancelled => AssignmentCommandError::Interrupted,
-            source => AssignmentCommandError::Directory { path: path.to_owned(), source: Box::new(source) },
+        Directory::read(path, &exclude, &ScanLimits::default(), cancel).map_err(|source| {
+            if matches!(source, ScanError::Cancelled) {
+                return AssignmentCommandError::Interrupted;
+            }
+            AssignmentCommandError::Directory { path: path.to_owned(), source: Box::new(source) }
         })
     };
     let base = args.base.as_deref().map(|base| read(base, "reading the base")).transpose()?;
@@ -278,9 +280,11 @@ fn make(args: &BuildArgs, cancel: &AtomicBool) -> Result<Answer, AssignmentComma
     };
     progress.say("packing");
     let built = build(&request, &&directories[..], &key, &args.output, &|state| progress.show(state), cancel);
-    let built = built.map_err(|source| match source {
-        BuildError::Cancelled => AssignmentCommandError::Interrupted,
-        source => AssignmentCommandError::Build { path: args.output.clone(), source: Box::new(source) },
+    let built = built.map_err(|source| {
+        if matches!(source, BuildError::Cancelled) {
+            return AssignmentCommandError::Interrupted;
+        }
+        AssignmentCommandError::Build { path: args.output.clone(), source: Box::new(source) }
     })?;
     drop(progress);
     Ok(tell_built(args, &built, target.manifest(), began.elapsed()))
