@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use common::ids::ServerName;
 use protocol::election::{ConfigError, Standing, shorter};
+use protocol::participant::Timers;
 use protocol::session::{ReceiverConfig, SenderConfig};
 use protocol::{election, registration, reports};
 use serde::Deserialize;
@@ -18,12 +19,8 @@ use serde::Deserialize;
 /// Everything about the protocols of the segment.
 #[derive(Debug, Clone)]
 pub struct Lan {
-    /// Timers of the election.
-    pub election: election::Config,
-    /// Timers of the registration.
-    pub registration: registration::Config,
-    /// Timers of the reports.
-    pub reports: reports::Config,
+    /// Timers of election, registration and reports.
+    pub timers: Timers,
     /// Times and limits of sessions at the leader.
     pub sender: SenderConfig,
     /// Times of sessions at a member.
@@ -44,9 +41,7 @@ pub struct Lan {
 impl Default for Lan {
     fn default() -> Self {
         Self {
-            election: election::Config::default(),
-            registration: registration::Config::default(),
-            reports: reports::Config::default(),
+            timers: Timers::default(),
             sender: SenderConfig::default(),
             receiver: ReceiverConfig::default(),
             choice: Choice::default(),
@@ -241,7 +236,7 @@ impl Lan {
             Preset::Fast => (election::Config::fast(), registration::Config::fast(), reports::Config::lan()),
             Preset::Seed => (election::Config::seed(), registration::Config::seed(), reports::Config::seed()),
         };
-        let mut lan = Self { election, registration, reports, ..Self::default() };
+        let mut lan = Self { timers: Timers { election, registration, reports }, ..Self::default() };
         if preset == Preset::Seed {
             // 002: members say what they miss within a second.
             let window = Duration::from_secs(1);
@@ -272,12 +267,12 @@ impl Lan {
             .map_err(|source| LanError::Form { path: path.to_owned(), source: Box::new(source) })?;
         let section = file.lan;
         let mut lan = Self::preset(section.preset);
-        file.election.apply(&mut lan.election);
-        file.registration.apply(&mut lan.registration);
-        file.reports.apply(&mut lan.reports);
+        file.election.apply(&mut lan.timers.election);
+        file.registration.apply(&mut lan.timers.registration);
+        file.reports.apply(&mut lan.timers.reports);
         file.sender.apply(&mut lan.sender);
         file.receiver.apply(&mut lan.receiver);
-        lan.election.preempt_after = section.preempt_after.map(|Time(time)| time);
+        lan.timers.election.preempt_after = section.preempt_after.map(|Time(time)| time);
         lan.choice = match (section.election, section.leader) {
             (ElectionWord::Elected, None) => Choice::Elected,
             (ElectionWord::Elected, Some(leader)) => return Err(LanError::LeaderNotFixed { leader }),
@@ -301,15 +296,15 @@ impl Lan {
     /// [`LanError`] names both timers of the relation that does not hold.
     pub fn validate(&self) -> Result<(), LanError> {
         let within = |section| move |source| LanError::Timers { section, source };
-        self.election.validate().map_err(within("election"))?;
-        self.registration.validate().map_err(within("registration"))?;
-        self.reports.validate().map_err(within("reports"))?;
+        self.timers.election.validate().map_err(within("election"))?;
+        self.timers.registration.validate().map_err(within("registration"))?;
+        self.timers.reports.validate().map_err(within("reports"))?;
         // A member must not count as gone because its leader was replaced.
         shorter(&[(
             "silence_max of the election",
-            self.election.silence_max,
+            self.timers.election.silence_max,
             "silence_max of the registration",
-            self.registration.silence_max,
+            self.timers.registration.silence_max,
         )])
         .map_err(within("election] and [registration"))?;
         let (sender, receiver) = (&self.sender, &self.receiver);
@@ -378,19 +373,25 @@ mod tests {
     fn presets_are_valid_and_seed_holds_the_documents_seconds() {
         for (word, preset) in [("lan", Preset::Lan), ("fast", Preset::Fast), ("seed", Preset::Seed)] {
             let lan = parse(&format!("[lan]\npreset = \"{word}\"")).unwrap();
-            assert_eq!(lan.election, Lan::preset(preset).election);
+            assert_eq!(lan.timers.election, Lan::preset(preset).timers.election);
         }
         let seed = Lan::preset(Preset::Seed);
         let seconds = |time: Duration| time.as_secs_f64();
         // 002, claim 34: no less than five seconds of silence; claims after 5 to 10; votes of 10 to 15.
-        assert!(seconds(seed.election.silence_max) >= 5.0);
-        assert_eq!((seed.election.claim_wait_min.as_secs(), seed.election.claim_wait_max.as_secs()), (5, 10));
-        assert!((10.0..=15.0).contains(&seconds(seed.election.vote)));
+        assert!(seconds(seed.timers.election.silence_max) >= 5.0);
+        assert_eq!(
+            (seed.timers.election.claim_wait_min.as_secs(), seed.timers.election.claim_wait_max.as_secs()),
+            (5, 10)
+        );
+        assert!((10.0..=15.0).contains(&seconds(seed.timers.election.vote)));
         // The list 3 to 5 s after the last registration, repeats after up to 1 s (claims 40 and 41).
-        assert_eq!((seed.registration.roster_quiet.as_secs(), seed.registration.roster_delay_max.as_secs()), (3, 5));
-        assert_eq!(seed.registration.missed_wait, Duration::from_secs(1));
+        assert_eq!(
+            (seed.timers.registration.roster_quiet.as_secs(), seed.timers.registration.roster_delay_max.as_secs()),
+            (3, 5)
+        );
+        assert_eq!(seed.timers.registration.missed_wait, Duration::from_secs(1));
         assert_eq!(seed.receiver.reply_window, Duration::from_secs(1));
-        assert!(seed.election.claims_reopen_vote);
+        assert!(seed.timers.election.claims_reopen_vote);
     }
 
     #[test]
@@ -401,13 +402,13 @@ mod tests {
              [reports]\ngather = \"5ms\"\n[sender]\nrepair_every = 8\n[receiver]\nidle_max = \"5s\"",
         )
         .unwrap();
-        assert_eq!(lan.election.vote, Duration::from_millis(75));
-        assert_eq!(lan.election.silence_max, election::Config::fast().silence_max);
-        assert_eq!(lan.registration.keep_alive, Duration::from_millis(300));
-        assert_eq!(lan.reports.gather, Duration::from_millis(5));
+        assert_eq!(lan.timers.election.vote, Duration::from_millis(75));
+        assert_eq!(lan.timers.election.silence_max, election::Config::fast().silence_max);
+        assert_eq!(lan.timers.registration.keep_alive, Duration::from_millis(300));
+        assert_eq!(lan.timers.reports.gather, Duration::from_millis(5));
         assert_eq!(lan.sender.repair_every, 8);
         assert_eq!(lan.receiver.idle_max, Duration::from_secs(5));
-        assert_eq!(lan.election.preempt_after, Some(Duration::from_secs(30)));
+        assert_eq!(lan.timers.election.preempt_after, Some(Duration::from_secs(30)));
         assert_eq!((lan.standing().preassigned, lan.standing().factor), (3, 150));
     }
 

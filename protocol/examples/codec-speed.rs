@@ -15,7 +15,7 @@ impl From<Unsolvable> for Failed {
     }
 }
 
-const ROUNDS: u32 = 50;
+const ROUNDS: u32 = 400;
 
 /// Time that this process has had on a processor, whatever else the machine does.
 fn processor_nanos() -> u64 {

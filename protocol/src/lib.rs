@@ -10,6 +10,7 @@
 
 pub mod election;
 pub mod message;
+pub mod participant;
 pub mod registration;
 pub mod reports;
 pub mod session;

@@ -20,9 +20,7 @@ use group_leader::distribute::{Distribution, Next};
 use group_leader::forward::{Action, Forward};
 use group_leader::uplink::{self, Connect, Uplink};
 use lan_channel::envelope::SegmentKey;
-use protocol::message::Control;
 use protocol::session::{Announcement, Geometry, SYMBOL_BYTES, SenderOutput, Status};
-use protocol::{election, registration, reports};
 use tokio::sync::mpsc;
 use transfer::tls::Peer;
 
@@ -56,8 +54,6 @@ pub(super) struct Leading {
     segment_key: SegmentKey,
     epoch: u64,
     pub(super) forward: Forward,
-    pub(super) registrar: registration::Registrar,
-    pub(super) collector: reports::Collector,
     uplink: Uplink,
     active: BTreeMap<Digest, Active>,
     members: Vec<MemberInfo>,
@@ -88,41 +84,34 @@ impl Leading {
         identity: &Identity,
         epoch: u64,
         own: &MemberInfo,
+        members: Vec<MemberInfo>,
         lan: &Lan,
         connect: Connect,
         events: mpsc::Sender<uplink::Event>,
         first_session: u32,
         now: Timestamp,
-    ) -> Result<Self, registration::InfoError> {
+    ) -> Self {
         let hello = ToCcm::Hello { transfer_address: own.transfer_address, software: own.software.clone() };
-        let mut registrar = registration::Registrar::new(own.clone(), epoch, lan.registration.clone(), now)?;
-        if let Some(roster) = &lan.roster {
-            registrar.set_roster(roster.clone());
-        }
-        Ok(Self {
+        Self {
             server: identity.server,
             segment: identity.segment.clone(),
             segment_key: identity.segment_key,
             epoch,
             forward: Forward::new(identity.publish_keys.clone()),
-            registrar,
-            collector: reports::Collector::new(epoch, lan.reports.clone()),
             uplink: Uplink::start(connect, hello, events),
             active: BTreeMap::new(),
-            members: Vec::new(),
+            members,
             next_session: first_session,
             report_at: now,
             ask_again: lan.ask_again,
             ask_again_at: now + lan.ask_again,
             last_sent: Digest([0; 32]),
-        })
+        }
     }
 
     /// Leads on under a higher epoch. Sessions under way keep the one they were announced with.
     pub(super) fn renew(&mut self, epoch: u64, now: Timestamp) {
         self.epoch = epoch;
-        self.registrar.renew(epoch, now);
-        self.collector.renew(epoch);
         self.report_at = now;
     }
 
@@ -145,12 +134,6 @@ impl Leading {
     /// Whether the object is being distributed.
     pub(super) fn holds(&self, object: Digest) -> bool {
         self.active.contains_key(&object)
-    }
-
-    pub(super) fn own_info(&mut self, info: MemberInfo, now: Timestamp) {
-        if let Err(error) = self.registrar.update_own(info, now) {
-            tracing::error!(error = chain(&error), "this server cannot be described to the CCM");
-        }
     }
 
     pub(super) fn status(&mut self, from: ServerId, status: &Status, now: Timestamp) {
@@ -185,16 +168,10 @@ impl Leading {
             Some(distribution.poll_timeout().map_or(active.progress_at, |at| at.min(active.progress_at)))
         });
         let own = [self.report_at, self.ask_again_at];
-        sessions.chain(self.registrar.poll_timeout()).chain(self.collector.poll_timeout()).chain(own).min()
+        sessions.chain(own).min()
     }
 
     pub(super) fn timeout(&mut self, now: Timestamp) {
-        if self.registrar.poll_timeout().is_some_and(|at| at <= now) {
-            self.registrar.handle_timeout(now);
-        }
-        if self.collector.poll_timeout().is_some_and(|at| at <= now) {
-            self.collector.handle_timeout(now);
-        }
         for active in self.active.values_mut() {
             let Some((_, distribution)) = &mut active.session else { continue };
             distribution.timeout(now);
@@ -215,15 +192,14 @@ impl Leading {
             segment: self.segment.clone(),
             epoch: self.epoch,
             leader: self.server,
-            members: self.registrar.members(),
+            members: self.members.clone(),
         }));
     }
 
     /// Says everything again that the CCM must know of.
-    fn say_all(&mut self, now: Timestamp) {
+    fn say_all(&mut self, reports: Vec<Report>, now: Timestamp) {
         self.report_segment(now);
         self.forward.reconnected();
-        let reports = self.collector.all();
         if !reports.is_empty() {
             self.uplink.say(ToCcm::Reports(reports));
         }
@@ -257,7 +233,7 @@ impl Agent {
         match event {
             uplink::Event::Connected => {
                 tracing::info!("connected to the content control manager");
-                leading.say_all(now);
+                leading.say_all(self.part.reports(), now);
             }
             uplink::Event::Disconnected => {}
             uplink::Event::Message(message) => match *message {
@@ -265,7 +241,7 @@ impl Agent {
                 ToLeader::Next { object, next } => leading.forward.handle_next(object, next),
                 ToLeader::Drop { object } => {
                     if let Some(dropped) = leading.active.remove(&object) {
-                        leading.collector.forget(dropped.ticket.assignment);
+                        self.part.forget(dropped.ticket.assignment);
                     }
                     leading.forward.drop_object(object);
                 }
@@ -276,7 +252,7 @@ impl Agent {
     }
 
     pub(super) fn pump_leading(&mut self) -> bool {
-        self.pump_forward() | self.pump_roster() | self.pump_collector() | self.pump_sessions()
+        self.pump_forward() | self.pump_sessions()
     }
 
     fn pump_forward(&mut self) -> bool {
@@ -344,7 +320,7 @@ impl Agent {
         self.apply(ticket.clone());
         let own = self.identity.server;
         if let Some(leading) = &mut self.leading {
-            let reported = leading.collector.all();
+            let reported = self.part.reports();
             leading.active.entry(object).or_insert_with(|| Active {
                 audience: Audience::new(ticket.targets.iter().copied().filter(|target| *target != own)),
                 signed,
@@ -441,23 +417,9 @@ impl Agent {
         }
     }
 
-    fn pump_roster(&mut self) -> bool {
-        let mut any = false;
-        while let Some(output) = self.leading.as_mut().and_then(|leading| leading.registrar.poll_output()) {
-            any = true;
-            match output {
-                registration::Output::Send { to, message } => self.say(to, &Control::Registration(message)),
-                registration::Output::Event(registration::Event::Changed(members)) => self.members_changed(members),
-                registration::Output::Event(event) => tracing::warn!(?event, "registration"),
-            }
-        }
-        any
-    }
-
-    fn members_changed(&mut self, members: Vec<MemberInfo>) {
+    /// Members came, went, or said something new about themselves.
+    pub(super) fn members_changed(&mut self, members: Vec<MemberInfo>) {
         let now = self.clock.now();
-        self.election.set_members(u32::try_from(members.len()).unwrap_or(u32::MAX));
-        self.election.set_successor(election::successor(self.identity.server, &members));
         let objects = match &mut self.leading {
             Some(leading) => leading.members_changed(members, now),
             None => Vec::new(),
@@ -467,22 +429,12 @@ impl Agent {
         }
     }
 
-    fn pump_collector(&mut self) -> bool {
-        let mut any = false;
-        while let Some(output) = self.leading.as_mut().and_then(|leading| leading.collector.poll_output()) {
-            any = true;
-            match output {
-                reports::Output::Send { to, message } => self.say_report(to, message),
-                reports::Output::Event(reports::Event::Reports(heard)) => {
-                    if let Some(leading) = &mut self.leading {
-                        leading.heard_reports(&heard);
-                        leading.uplink.say(ToCcm::Reports(heard));
-                    }
-                }
-                reports::Output::Event(event) => tracing::warn!(?event, "reports"),
-            }
+    /// Members have said what became of assignments.
+    pub(super) fn heard_reports(&mut self, heard: Vec<Report>) {
+        if let Some(leading) = &mut self.leading {
+            leading.heard_reports(&heard);
+            leading.uplink.say(ToCcm::Reports(heard));
         }
-        any
     }
 
     fn pump_sessions(&mut self) -> bool {

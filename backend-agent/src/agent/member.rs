@@ -14,8 +14,8 @@ use common::ticket::Ticket;
 use common::time::Timestamp;
 use protocol::election;
 use protocol::message::Control;
-use protocol::registration::{self, Destination};
-use protocol::reports;
+use protocol::participant::Output;
+use protocol::registration::Destination;
 use protocol::session::Message;
 use std::net::SocketAddr;
 use tokio::net::UdpSocket;
@@ -106,35 +106,16 @@ impl Agent {
         if let Choice::Fixed(leader) = &self.config.lan.choice
             && *leader == sender.name
         {
-            self.election.leader_is(server, now);
+            self.part.leader_is(server, now);
         }
-        self.election.heard_from_leader(server, now);
-        if let Some(leading) = &mut self.leading {
-            leading.registrar.heard_from(server, now);
+        self.part.set_busy(self.leading.as_ref().is_some_and(Leading::is_distributing));
+        if let Err(error) = self.part.handle_message(server, sender.roles, &message, now) {
+            tracing::debug!(%server, %error, "a control message is rejected");
         }
-        match message {
-            Control::Election(message) => {
-                self.election.set_busy(self.leading.as_ref().is_some_and(Leading::is_distributing));
-                if let Err(error) = self.election.handle_message(server, sender.roles, &message, now) {
-                    tracing::debug!(%server, %error, "a message of the election is rejected");
-                }
-            }
-            Control::Registration(message) => {
-                if let Some(leading) = &mut self.leading
-                    && let Err(error) = leading.registrar.handle_message(server, &message, now)
-                {
-                    tracing::debug!(%server, %error, "a registration is rejected");
-                }
-                self.member.handle_message(server, &message, now);
-            }
-            Control::Reports(message) => {
-                self.report_message(server, &message);
-            }
-            Control::Session { message, transfer_port } => {
-                let mut transfer = from;
-                transfer.set_port(transfer_port);
-                self.session(sender, transfer, message, now);
-            }
+        if let Control::Session { message, transfer_port } = message {
+            let mut transfer = from;
+            transfer.set_port(transfer_port);
+            self.session(sender, transfer, message, now);
         }
     }
 
@@ -148,7 +129,7 @@ impl Agent {
                     return;
                 }
                 // Only who leads distributes. Who has just been elected announces again.
-                let leads = self.election.leader().is_some_and(|(leader, _)| leader == sender.server);
+                let leads = self.part.leader().is_some_and(|(leader, _)| leader == sender.server);
                 if let Some(ticket) = self.believed(sender, &ticket).filter(|_| leads) {
                     let announced = Announced { session, ticket, layout, table_bytes, leader: sender.server, epoch };
                     self.announced(announced, now);
@@ -267,34 +248,20 @@ impl Agent {
     /// A report of this server goes to its leader, which may be itself.
     fn report(&mut self, report: Report) {
         let now = self.clock.now();
-        if let Err(error) = self.reporter.submit(report, now) {
+        if let Err(error) = self.part.submit(report, now) {
             tracing::error!(error = chain(&error), "an outcome cannot be reported");
         }
-    }
-
-    /// A message about reports, from another server or from this server's other half.
-    fn report_message(&mut self, from: ServerId, message: &reports::Message) {
-        let now = self.clock.now();
-        if let Some(leading) = &mut self.leading
-            && let Err(error) = leading.collector.handle_message(from, message, now)
-        {
-            tracing::debug!(server = %from, %error, "a report is rejected");
-        }
-        self.reporter.handle_message(from, message, now);
     }
 
     /// Tells leader and CCM what this server is and holds now.
     pub(super) fn tell_info(&mut self) {
         let now = self.clock.now();
         let info = self.info();
-        if let Some(leading) = &mut self.leading {
-            leading.own_info(info.clone(), now);
-        }
-        if let Err(error) = self.member.update(&info, now) {
-            tracing::error!(error = chain(&error), "this server cannot be described to its leader");
+        if let Err(error) = self.part.update(info, now) {
+            tracing::error!(error = chain(&error), "this server cannot be described to its leader and the CCM");
         }
         let unfinished = self.applying.len() + self.fetching.len();
-        self.election.set_standing(standing(&self.config.lan, &self.states, unfinished));
+        self.part.set_standing(standing(&self.config.lan, &self.states, unfinished));
     }
 
     pub(super) fn remove_spent(&mut self, now: Timestamp) {
@@ -408,103 +375,63 @@ impl Agent {
         }
     }
 
-    pub(super) fn pump_election(&mut self) -> bool {
+    pub(super) fn pump_part(&mut self) -> bool {
         let mut any = false;
-        while let Some(output) = self.election.poll_output() {
+        while let Some(output) = self.part.poll_output(self.clock.now()) {
             any = true;
             let now = self.clock.now();
             match output {
-                election::Output::Send(message) => self.multicast(&Control::Election(message)),
-                election::Output::PersistEpoch(epoch) => {
+                Output::Send { to, message } => self.say(to, &message),
+                Output::PersistEpoch(epoch) => {
                     if let Err(error) = persist_epoch(&self.config.data, epoch) {
                         // A leader that forgets its epoch could lead under it twice.
                         tracing::error!(
                             error = chain(&error),
                             "the epoch cannot be recorded; this server does not lead"
                         );
-                        self.election.resign(now);
+                        self.part.resign(now);
                     }
                 }
-                election::Output::BecameLeader { epoch } => self.lead(epoch),
-                election::Output::Follows { leader, epoch } => {
+                Output::Leads { epoch } => self.lead(epoch, now),
+                Output::Follows { leader, epoch } => {
                     tracing::info!(%leader, epoch, "follows a group leader");
                     self.stop_leading();
-                    self.member.follows(leader, epoch, now);
-                    self.reporter.follows(leader, epoch, now);
                 }
-                election::Output::LostLeader => {
+                Output::Leaderless => {
                     tracing::info!("there is no group leader");
                     self.stop_leading();
-                    self.member.lost_leader();
-                    self.reporter.lost_leader();
                 }
+                Output::Confirmed { leader, epoch } => tracing::debug!(%leader, epoch, "registered"),
+                Output::Members(members) => self.members_changed(members),
+                Output::Reports(heard) => self.heard_reports(heard),
+                Output::SegmentFull { server } => tracing::warn!(%server, "the segment is full"),
+                Output::Unheard(assignment) => {
+                    tracing::warn!(%assignment, "an outcome is dropped that no leader has acknowledged");
+                }
+                Output::OwnRejected(error) => tracing::warn!(%error, "this leader does not take its own report"),
             }
         }
         any
     }
 
-    fn lead(&mut self, epoch: u64) {
-        let now = self.clock.now();
+    fn lead(&mut self, epoch: u64, now: Timestamp) {
         tracing::info!(epoch, "leads the segment");
-        self.member.lost_leader();
         if let Some(leading) = &mut self.leading {
             // It led already, and had to take a higher epoch.
             leading.renew(epoch, now);
-            self.reporter.follows(self.identity.server, epoch, now);
             return;
         }
-        let info = self.info();
-        let events = self.uplink_events.clone();
-        let (lan, first) = (&self.config.lan, rand::random());
-        let started = Leading::start(&self.identity, epoch, &info, lan, self.connect.clone(), events, first, now);
-        match started {
-            Ok(leading) => self.leading = Some(leading),
-            Err(error) => {
-                tracing::error!(error = chain(&error), "this server cannot lead");
-                self.election.resign(now);
-            }
-        }
-        self.reporter.follows(self.identity.server, epoch, now);
+        let (lan, events, first) = (&self.config.lan, self.uplink_events.clone(), rand::random());
+        let members = self.part.members();
+        let connect = self.connect.clone();
+        let leading =
+            Leading::start(&self.identity, epoch, self.part.info(), members, lan, connect, events, first, now);
+        self.leading = Some(leading);
     }
 
     fn stop_leading(&mut self) {
         if self.leading.take().is_some() {
             tracing::info!("leads no more");
-        }
-    }
-
-    pub(super) fn pump_member(&mut self) -> bool {
-        let mut any = false;
-        while let Some(output) = self.member.poll_output() {
-            any = true;
-            match output {
-                registration::Output::Send { to, message } => self.say(to, &Control::Registration(message)),
-                registration::Output::Event(event) => tracing::debug!(?event, "registration"),
-            }
-        }
-        any
-    }
-
-    pub(super) fn pump_reporter(&mut self) -> bool {
-        let mut any = false;
-        while let Some(output) = self.reporter.poll_output() {
-            any = true;
-            match output {
-                reports::Output::Send { to, message } => self.say_report(to, message),
-                reports::Output::Event(event) => tracing::debug!(?event, "reports"),
-            }
-        }
-        any
-    }
-
-    /// Reports between this server's two halves do not take the network.
-    pub(super) fn say_report(&mut self, to: Destination, message: reports::Message) {
-        let own = self.identity.server;
-        if to == Destination::Server(own) || to == Destination::Segment {
-            self.report_message(own, &message);
-        }
-        if to != Destination::Server(own) {
-            self.say(to, &Control::Reports(message));
         }
     }
 

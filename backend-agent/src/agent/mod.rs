@@ -30,9 +30,10 @@ use group_leader::uplink;
 use lan_channel::data::FrameBatch;
 use lan_channel::envelope::{Opener, Sealer};
 use lan_channel::sockets::{ChannelAddresses, Channels};
-use protocol::election::{Election, Mode};
+use protocol::election::Mode;
 use protocol::message::Control;
-use protocol::{registration, reports};
+use protocol::participant::{Beginning, Participant};
+use protocol::registration::InfoError;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot};
 use transfer::fetch::Fetcher;
@@ -96,7 +97,7 @@ pub enum AgentError {
     Store(#[from] transfer::store::StoreError),
     /// What it would say about itself cannot be said.
     #[error("this server cannot be described to its leader")]
-    Info(#[from] registration::InfoError),
+    Info(#[from] InfoError),
     /// Something of the system failed.
     #[error("{what} failed")]
     System {
@@ -153,9 +154,7 @@ pub(crate) struct Agent {
     objects: Arc<ObjectStore>,
     fetcher: Arc<Fetcher>,
     connect: uplink::Connect,
-    election: Election,
-    member: registration::Member,
-    reporter: reports::Reporter,
+    part: Participant,
     receptions: Receptions,
     batch: FrameBatch,
     /// Frames that the kernel has dropped so far.
@@ -292,22 +291,21 @@ impl Agent {
 
         let now = clock.now();
         let epoch = read_epoch(&config.data);
-        let standing = config.lan.standing();
-        let seeds: [u64; 4] = rand::random();
-        let info = host::info(&config, &identity, transfer_address, states.clone());
-        let boot = member::boot_number(&config.data, seeds[3])?;
-        // Revisions and serial numbers must not fall when the agent starts again; boot numbers rise
-        // faster than either can.
-        let member = registration::Member::new(&info, boot, config.lan.registration.clone(), seeds[1])?;
-        let reporter =
-            reports::Reporter::new(identity.server, reports::first_serial(boot), config.lan.reports.clone(), seeds[2]);
+        let boot = member::boot_number(&config.data, rand::random())?;
         let mode = match &config.lan.choice {
             Choice::Elected => Mode::Elected,
             Choice::Fixed(leader) => Mode::Fixed { leader: (*leader == identity.name).then_some(identity.server) },
         };
-        let timers = config.lan.election.clone();
-        let election =
-            Election::new(identity.server, identity.roles, standing, epoch, timers, seeds[0], now).in_mode(mode, now);
+        let beginning = Beginning {
+            info: host::info(&config, &identity, transfer_address, states.clone()),
+            standing: config.lan.standing(),
+            mode,
+            roster: config.lan.roster.clone(),
+            epoch,
+            boot,
+            seed: rand::random(),
+        };
+        let part = Participant::new(beginning, config.lan.timers.clone(), now)?;
         let sealer = Sealer::new(identity.control_key.clone(), identity.segment_key, &identity.credential, boot);
         let opener = Opener::new(
             identity.server,
@@ -328,9 +326,7 @@ impl Agent {
             objects,
             fetcher,
             connect,
-            election,
-            member,
-            reporter,
+            part,
             receptions,
             batch: FrameBatch::default(),
             overflows: 0,
@@ -387,40 +383,23 @@ impl Agent {
     /// Says good-bye, so that nobody waits for silence.
     fn stop(&mut self) {
         let now = self.clock.now();
-        self.member.leave();
-        self.election.resign(now);
+        self.part.stop(now);
         self.pump();
         tracing::info!("the agent stops");
     }
 
     fn next_timeout(&self) -> Option<Timestamp> {
         let leading = self.leading.as_ref().and_then(Leading::poll_timeout);
-        [
-            self.election.poll_timeout(),
-            self.member.poll_timeout(),
-            self.reporter.poll_timeout(),
-            self.receptions.poll_timeout(),
-            leading,
-            Some(self.host_at),
-        ]
-        .into_iter()
-        .flatten()
-        .min()
+        [self.part.poll_timeout(), self.receptions.poll_timeout(), leading, Some(self.host_at)]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     fn timeouts(&mut self) {
         let now = self.clock.now();
-        let due = |at: Option<Timestamp>| at.is_some_and(|at| at <= now);
-        if due(self.election.poll_timeout()) {
-            self.election.handle_timeout(now);
-        }
-        if due(self.member.poll_timeout()) {
-            self.member.handle_timeout(now);
-        }
-        if due(self.reporter.poll_timeout()) {
-            self.reporter.handle_timeout(now);
-        }
-        if due(self.receptions.poll_timeout()) {
+        self.part.handle_timeout(now);
+        if self.receptions.poll_timeout().is_some_and(|at| at <= now) {
             self.receptions.timeout(now);
         }
         if let Some(leading) = &mut self.leading {
@@ -437,12 +416,7 @@ impl Agent {
 
     /// Carries out what the machines have put out, until nobody has anything more to say.
     fn pump(&mut self) {
-        while self.pump_election()
-            | self.pump_member()
-            | self.pump_reporter()
-            | self.pump_receptions()
-            | self.pump_leading()
-        {}
+        while self.pump_part() | self.pump_receptions() | self.pump_leading() {}
     }
 
     /// Sends to the whole segment.

@@ -6,11 +6,12 @@ use common::credential::Roles;
 use common::ids::{AssignmentNumber, ServerId};
 use common::time::Timestamp;
 use protocol::election::Standing;
+use protocol::participant::Timers;
 use protocol::{election, registration};
 
 use crate::chance::Chance;
 use crate::network::Weather;
-use crate::server::{Running, Timers, id, outcome};
+use crate::server::{Running, id, outcome};
 use crate::world::World;
 
 /// Assignments that reports are about.
@@ -167,7 +168,7 @@ impl Scenario {
             18 => {
                 let assignment = AssignmentNumber(1 + self.chance.below(ASSIGNMENTS));
                 let leader = world.agreed().map_or(server, |(leader, _)| leader);
-                world.with(leader, |running, now| running.ask(assignment, now));
+                world.with(leader, |running, _| running.ask(assignment));
             }
             _ => {
                 for server in self.servers.clone() {

@@ -11,24 +11,14 @@ use common::ids::{AssignmentNumber, ServerId, ServerName};
 use common::outcome::{Outcome, Report};
 use common::time::Timestamp;
 use lan_channel::replay::Window;
-use protocol::election::{self, Election, Standing};
+use protocol::election::{Mode, Standing};
 use protocol::message::Control;
-use protocol::registration::{self, Destination, Member, Registrar};
-use protocol::reports::{self, Collector, Reporter};
+use protocol::participant::{Beginning, Output, Participant, Timers};
+use protocol::registration::Destination;
+use protocol::reports;
 
 use crate::facts::{Fact, revision_of};
 use crate::network::Datagram;
-
-/// The timers of all machines.
-#[derive(Debug, Clone, Default)]
-pub struct Timers {
-    /// Of the election.
-    pub election: election::Config,
-    /// Of the registration.
-    pub registration: registration::Config,
-    /// Of the reports.
-    pub reports: reports::Config,
-}
 
 /// What outlives the process.
 #[derive(Debug, Clone, Default)]
@@ -41,31 +31,19 @@ pub struct Disk {
     pub journal: BTreeMap<AssignmentNumber, Outcome>,
 }
 
-/// What only a leader has.
-#[derive(Debug)]
-struct Leading {
-    epoch: u64,
-    registrar: Registrar,
-    collector: Collector,
-}
-
 /// A server that runs.
 #[derive(Debug)]
 pub struct Running {
     id: ServerId,
     boot: u64,
     counter: u64,
-    timers: Timers,
-    election: Election,
-    member: Member,
-    reporter: Reporter,
-    leading: Option<Leading>,
+    part: Participant,
     windows: BTreeMap<ServerId, Window>,
-    info: MemberInfo,
     /// What it sends and what it did, to be carried out by the world.
     sent: Vec<(Destination, Control)>,
     facts: Vec<Fact>,
-    asks: Vec<(Destination, reports::Ask)>,
+    /// The question that it was just told to ask, until it is said.
+    asks: Option<Fact>,
 }
 
 /// The identity of a server by number.
@@ -123,19 +101,23 @@ impl Running {
     ) -> Self {
         let info = describe(id, roles, disk.boot << 8);
         let boot = disk.boot;
+        let beginning = Beginning {
+            info: info.clone(),
+            standing,
+            mode: Mode::Elected,
+            roster: None,
+            epoch: disk.epoch,
+            boot,
+            seed,
+        };
         let mut running = Self {
             id,
             boot,
             counter: 0,
-            timers: timers.clone(),
-            election: Election::new(id, roles, standing, disk.epoch, timers.election.clone(), seed, now),
-            member: Member::new(&info, boot, timers.registration.clone(), seed ^ 1).expect("short"),
-            reporter: Reporter::new(id, reports::first_serial(boot), timers.reports.clone(), seed ^ 2),
-            leading: None,
+            part: Participant::new(beginning, timers.clone(), now).expect("short"),
             windows: BTreeMap::new(),
-            info: info.clone(),
             sent: Vec::new(),
-            asks: Vec::new(),
+            asks: None,
             facts: vec![Fact::Started { server: id, epoch: disk.epoch }, Fact::Described { info }],
         };
         for (assignment, outcome) in &disk.journal {
@@ -159,70 +141,19 @@ impl Running {
             return;
         }
         let Ok(message) = postcard::from_bytes::<Control>(&datagram.body) else { return };
-        let from = datagram.sender;
-        self.election.heard_from_leader(from, now);
-        if let Some(leading) = &mut self.leading {
-            leading.registrar.heard_from(from, now);
-        }
         // What a machine rejects it rejects without effect; the invariants would see one.
-        match message {
-            Control::Election(message) => {
-                self.election.handle_message(from, roles, &message, now).ok();
-            }
-            Control::Registration(message) => {
-                if let Some(leading) = &mut self.leading {
-                    leading.registrar.handle_message(from, &message, now).ok();
-                }
-                self.member.handle_message(from, &message, now);
-            }
-            Control::Reports(message) => self.report_message(from, &message, now),
-            Control::Session { .. } => {}
-        }
-    }
-
-    fn report_message(&mut self, from: ServerId, message: &reports::Message, now: Timestamp) {
-        if let Some(leading) = &mut self.leading {
-            leading.collector.handle_message(from, message, now).ok();
-        }
-        self.reporter.handle_message(from, message, now);
+        self.part.handle_message(datagram.sender, roles, &message, now).ok();
     }
 
     /// Does what is due.
     pub fn wake(&mut self, now: Timestamp) {
-        let due = |at: Option<Timestamp>| at.is_some_and(|at| at <= now);
-        if due(self.election.poll_timeout()) {
-            self.election.handle_timeout(now);
-        }
-        if due(self.member.poll_timeout()) {
-            self.member.handle_timeout(now);
-        }
-        if due(self.reporter.poll_timeout()) {
-            self.reporter.handle_timeout(now);
-        }
-        if let Some(leading) = &mut self.leading {
-            if due(leading.registrar.poll_timeout()) {
-                leading.registrar.handle_timeout(now);
-            }
-            if due(leading.collector.poll_timeout()) {
-                leading.collector.handle_timeout(now);
-            }
-        }
+        self.part.handle_timeout(now);
     }
 
     /// When [`Running::wake`] has something to do, by the server's own clock.
     #[must_use]
     pub fn wakes_at(&self) -> Option<Timestamp> {
-        let leading = self.leading.as_ref();
-        [
-            self.election.poll_timeout(),
-            self.member.poll_timeout(),
-            self.reporter.poll_timeout(),
-            leading.and_then(|leading| leading.registrar.poll_timeout()),
-            leading.and_then(|leading| leading.collector.poll_timeout()),
-        ]
-        .into_iter()
-        .flatten()
-        .min()
+        self.part.poll_timeout()
     }
 
     /// Has something to report.
@@ -232,7 +163,7 @@ impl Running {
     pub fn submit(&mut self, assignment: AssignmentNumber, outcome: Outcome, now: Timestamp) {
         let report = Report { server: self.id, assignment, outcome };
         self.facts.push(Fact::Submitted { report: report.clone() });
-        self.reporter.submit(report, now).expect("it is this server's and fits");
+        self.part.submit(report, now).expect("it is this server's and fits");
     }
 
     /// Something about this server has changed.
@@ -240,168 +171,69 @@ impl Running {
     /// # Panics
     /// Never: descriptions of simulated servers are short.
     pub fn change(&mut self, now: Timestamp) {
-        self.info.disk_free_bytes += 1;
-        self.facts.push(Fact::Described { info: self.info.clone() });
-        if let Some(leading) = &mut self.leading {
-            leading.registrar.update_own(self.info.clone(), now).expect("short");
-        }
-        self.member.update(&self.info, now).expect("short");
+        let mut info = self.part.info().clone();
+        info.disk_free_bytes += 1;
+        self.facts.push(Fact::Described { info: info.clone() });
+        self.part.update(info, now).expect("short");
     }
 
     /// The content control manager wants to know what became of an assignment.
-    pub fn ask(&mut self, assignment: AssignmentNumber, now: Timestamp) {
-        let Some(leading) = &mut self.leading else { return };
-        let expected: BTreeSet<ServerId> = leading.registrar.members().iter().map(|member| member.server).collect();
-        let known = leading.collector.all();
+    pub fn ask(&mut self, assignment: AssignmentNumber) {
+        if !self.is_leader() {
+            return;
+        }
+        // What a leader asks itself does not take the network, and would not be seen here.
+        let mut expected: BTreeSet<ServerId> = self.members().iter().map(|member| member.server).collect();
+        expected.remove(&self.id);
+        let known = self.known();
         let has = |server: &&ServerId| {
             known.iter().any(|report| report.server == **server && report.assignment == assignment)
         };
         let (reported, missing): (Vec<ServerId>, Vec<ServerId>) = expected.iter().copied().partition(|s| has(&s));
-        leading.collector.ask(assignment, &expected);
-        self.pump_collector(now);
-        let said = std::mem::take(&mut self.asks);
-        self.facts.push(Fact::Asks { expected: expected.len(), reported, missing, said });
+        self.part.ask(assignment, &expected);
+        self.asks = Some(Fact::Asks { expected: expected.len(), reported, missing, said: Vec::new() });
     }
 
     /// Stops as an agent does that is told to.
     pub fn stop(&mut self, now: Timestamp) {
-        self.member.leave();
-        self.election.resign(now);
+        self.part.stop(now);
     }
 
     /// Carries out what the machines have put out, until nobody has anything more to say.
     pub fn pump(&mut self, disk: &mut Disk, now: Timestamp) {
-        while self.pump_election(disk, now)
-            | self.pump_member()
-            | self.pump_reporter(now)
-            | self.pump_registrar()
-            | self.pump_collector(now)
-        {}
-        if let Some(leading) = &self.leading {
-            let members = leading.registrar.members();
-            self.election.set_members(u32::try_from(members.len()).unwrap_or(u32::MAX));
-            self.election.set_successor(election::successor(self.id, &members));
-            self.facts.push(Fact::Members { leader: self.id, epoch: leading.epoch, members });
-        }
-    }
-
-    fn pump_election(&mut self, disk: &mut Disk, now: Timestamp) -> bool {
-        let mut any = false;
-        while let Some(output) = self.election.poll_output() {
-            any = true;
-            let server = self.id;
+        let server = self.id;
+        while let Some(output) = self.part.poll_output(now) {
             match output {
-                election::Output::Send(message) => self.sent.push((Destination::Segment, Control::Election(message))),
-                election::Output::PersistEpoch(epoch) => {
+                Output::Send { to, message } => {
+                    if let (Some(Fact::Asks { said, .. }), Control::Reports(reports::Message::Ask(ask))) =
+                        (&mut self.asks, &message)
+                    {
+                        said.push((to, ask.clone()));
+                    }
+                    self.sent.push((to, message));
+                }
+                Output::PersistEpoch(epoch) => {
                     disk.epoch = epoch;
                     self.facts.push(Fact::Persisted { server, epoch });
                 }
-                election::Output::BecameLeader { epoch } => self.lead(epoch, now),
-                election::Output::Follows { leader, epoch } => {
-                    self.leading = None;
-                    self.member.follows(leader, epoch, now);
-                    self.reporter.follows(leader, epoch, now);
-                    self.facts.push(Fact::Follows { server, leader, epoch });
+                Output::Leads { epoch } => self.facts.push(Fact::Leads { server, epoch }),
+                Output::Follows { leader, epoch } => self.facts.push(Fact::Follows { server, leader, epoch }),
+                Output::Leaderless => self.facts.push(Fact::Leaderless { server }),
+                Output::Confirmed { leader, epoch } => {
+                    let revision = revision_of(self.part.info());
+                    self.facts.push(Fact::Confirmed { server, leader, epoch, revision });
                 }
-                election::Output::LostLeader => {
-                    self.leading = None;
-                    self.member.lost_leader();
-                    self.reporter.lost_leader();
-                    self.facts.push(Fact::Leaderless { server });
-                }
-            }
-        }
-        any
-    }
-
-    fn lead(&mut self, epoch: u64, now: Timestamp) {
-        self.facts.push(Fact::Leads { server: self.id, epoch });
-        self.member.lost_leader();
-        match &mut self.leading {
-            Some(leading) => {
-                leading.epoch = epoch;
-                leading.registrar.renew(epoch, now);
-                leading.collector.renew(epoch);
-            }
-            None => {
-                let registrar = Registrar::new(self.info.clone(), epoch, self.timers.registration.clone(), now);
-                let registrar = registrar.expect("short");
-                let collector = Collector::new(epoch, self.timers.reports.clone());
-                self.leading = Some(Leading { epoch, registrar, collector });
-            }
-        }
-        self.reporter.follows(self.id, epoch, now);
-    }
-
-    fn pump_member(&mut self) -> bool {
-        let mut any = false;
-        while let Some(output) = self.member.poll_output() {
-            any = true;
-            match output {
-                registration::Output::Send { to, message } => self.sent.push((to, Control::Registration(message))),
-                registration::Output::Event(registration::Event::Confirmed { leader, epoch }) => {
-                    let revision = revision_of(&self.info);
-                    self.facts.push(Fact::Confirmed { server: self.id, leader, epoch, revision });
-                }
-                registration::Output::Event(
-                    registration::Event::Changed(_) | registration::Event::SegmentFull { .. },
-                ) => {}
-            }
-        }
-        any
-    }
-
-    fn pump_reporter(&mut self, now: Timestamp) -> bool {
-        let mut any = false;
-        while let Some(output) = self.reporter.poll_output() {
-            any = true;
-            match output {
-                reports::Output::Send { to, message } => self.say_report(to, message, now),
-                reports::Output::Event(_) => {}
-            }
-        }
-        any
-    }
-
-    fn pump_registrar(&mut self) -> bool {
-        let mut any = false;
-        while let Some(output) = self.leading.as_mut().and_then(|leading| leading.registrar.poll_output()) {
-            any = true;
-            match output {
-                registration::Output::Send { to, message } => self.sent.push((to, Control::Registration(message))),
-                registration::Output::Event(_) => {}
-            }
-        }
-        any
-    }
-
-    fn pump_collector(&mut self, now: Timestamp) -> bool {
-        let mut any = false;
-        while let Some(output) = self.leading.as_mut().and_then(|leading| leading.collector.poll_output()) {
-            any = true;
-            match output {
-                reports::Output::Send { to, message } => self.say_report(to, message, now),
-                reports::Output::Event(reports::Event::Reports(reports)) => {
-                    if let Some(leading) = &self.leading {
-                        self.facts.push(Fact::Told { leader: self.id, epoch: leading.epoch, reports });
+                Output::Reports(reports) => {
+                    if let Some((_, epoch)) = self.leader() {
+                        self.facts.push(Fact::Told { leader: server, epoch, reports });
                     }
                 }
-                reports::Output::Event(reports::Event::Unheard(_)) => {}
+                Output::Members(_) | Output::SegmentFull { .. } | Output::Unheard(_) | Output::OwnRejected(_) => {}
             }
         }
-        any
-    }
-
-    /// Reports between a server's two halves do not take the network.
-    fn say_report(&mut self, to: Destination, message: reports::Message, now: Timestamp) {
-        if let reports::Message::Ask(ask) = &message {
-            self.asks.push((to, ask.clone()));
-        }
-        if to == Destination::Server(self.id) || to == Destination::Segment {
-            self.report_message(self.id, &message, now);
-        }
-        if to != Destination::Server(self.id) {
-            self.sent.push((to, Control::Reports(message)));
+        self.facts.extend(self.asks.take());
+        if let Some((_, epoch)) = self.leader().filter(|_| self.is_leader()) {
+            self.facts.push(Fact::Members { leader: server, epoch, members: self.members() });
         }
     }
 
@@ -418,43 +250,43 @@ impl Running {
     /// Whom it follows, or itself, with the epoch.
     #[must_use]
     pub fn leader(&self) -> Option<(ServerId, u64)> {
-        self.election.leader()
+        self.part.leader()
     }
 
     /// Whether it leads.
     #[must_use]
     pub fn is_leader(&self) -> bool {
-        self.leading.is_some()
+        self.part.is_leader()
     }
 
     /// Whether its registration stands.
     #[must_use]
     pub fn is_confirmed(&self) -> bool {
-        self.is_leader() || self.member.is_confirmed()
+        self.part.is_confirmed()
     }
 
     /// Reports that no leader in office has acknowledged.
     #[must_use]
     pub fn pending(&self) -> usize {
-        self.reporter.pending()
+        self.part.pending()
     }
 
     /// What it says about itself.
     #[must_use]
     pub fn info(&self) -> &MemberInfo {
-        &self.info
+        self.part.info()
     }
 
     /// As a leader: the outcomes that it knows.
     #[must_use]
     pub fn known(&self) -> Vec<Report> {
-        self.leading.as_ref().map(|leading| leading.collector.all()).unwrap_or_default()
+        self.part.reports()
     }
 
     /// As a leader: who is registered.
     #[must_use]
     pub fn members(&self) -> Vec<MemberInfo> {
-        self.leading.as_ref().map(|leading| leading.registrar.members()).unwrap_or_default()
+        self.part.members()
     }
 
     /// Whether it has heard this server since it started.

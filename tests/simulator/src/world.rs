@@ -9,13 +9,14 @@ use common::outcome::Outcome;
 use common::time::Timestamp;
 use protocol::election::Standing;
 use protocol::message::Control;
+use protocol::participant::Timers;
 use protocol::registration::Destination;
 
 use crate::adversary::{self, Adversary};
 use crate::chance::Chance;
 use crate::facts::Fact;
 use crate::network::{Datagram, Network};
-use crate::server::{Disk, Running, Server, Timers};
+use crate::server::{Disk, Running, Server};
 
 /// Longest wait of the adversary between two datagrams, in microseconds.
 const ADVERSARY_MICROS_MAX: u64 = 60_000;

@@ -7,9 +7,10 @@ use common::ids::ServerId;
 use common::time::Timestamp;
 use pressrun_simulator::liveness;
 use pressrun_simulator::network::Weather;
-use pressrun_simulator::server::{Timers, id};
+use pressrun_simulator::server::id;
 use pressrun_simulator::world::World;
 use protocol::election::Standing;
+use protocol::participant::Timers;
 
 const SERVERS: u16 = 500;
 /// From cold, and after the death of the leader.
