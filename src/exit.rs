@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use crate::client::{ClientError, PlaceError};
 use crate::commands::agent::AgentCommandError;
+use crate::commands::assignment::AssignmentCommandError;
 use crate::commands::ccm::CcmCommandError;
 use crate::demo::DemoError;
 use crate::output::plain;
@@ -138,6 +139,9 @@ pub(crate) enum CommandError {
     /// The agent cannot run.
     #[error(transparent)]
     Agent(#[from] AgentCommandError),
+    /// An assignment was not made, shown or applied.
+    #[error(transparent)]
+    Assignment(#[from] AssignmentCommandError),
     /// The demonstration did not go as it should.
     #[error(transparent)]
     Demo(#[from] Box<DemoError>),
@@ -153,6 +157,7 @@ impl CommandError {
             Self::Path { .. } | Self::Time { .. } => Exit::Usage,
             Self::Ccm(error) => error.exit(),
             Self::Agent(error) => error.exit(),
+            Self::Assignment(error) => error.exit(),
             Self::Runtime { .. } | Self::Output(_) | Self::Demo(_) => Exit::Failed,
         }
     }

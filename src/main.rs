@@ -5,8 +5,8 @@
 //! run), [`output`] (tables), [`exit`] (how a command ends), [`demo`] (a whole fleet on this
 //! machine).
 //!
-//! Absences: no rule of publishing lives here. Apart from `ccm` and `agent`, which hand their flags
-//! to their crates, every command is a client of the API and can do nothing that the API cannot.
+//! Absences: no rule of publishing lives here. Apart from `ccm`, `agent` and `assignment`, which
+//! hand their flags to their crates, every command is a client of the API and can do nothing that the API cannot.
 
 mod client;
 mod commands;

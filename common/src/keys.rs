@@ -143,6 +143,15 @@ pub struct PublishKey {
     pub key: SecretKey,
 }
 
+impl PublishKey {
+    /// The key that everybody knows, so that a file signed with it is protected from damage and from
+    /// nothing else. Its epoch is 0, which no publish key has; nobody trusts it who was not told to.
+    #[must_use]
+    pub fn of_nobody() -> Self {
+        Self { epoch: 0, key: SecretKey::from_bytes(b"the publish key of nobody at all") }
+    }
+}
+
 /// Something that is signed by the publish key: the exact bytes that were signed are kept and only
 /// read after the check.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

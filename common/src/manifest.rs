@@ -178,10 +178,10 @@ impl Manifest {
         Ok(())
     }
 
-    /// Sum of the file sizes, in bytes.
+    /// Sum of the file sizes, in bytes; of a tree that no disk holds, the largest number.
     #[must_use]
     pub fn content_bytes(&self) -> u64 {
-        self.files().map(|(_, size, _)| size).sum()
+        self.files().fold(0, |sum: u64, (_, size, _)| sum.saturating_add(size))
     }
 
     /// The regular files: path, size in bytes, digest of the content.

@@ -1,6 +1,7 @@
 //! What can be asked for on the command line: one file for each command.
 
 pub(crate) mod agent;
+pub(crate) mod assignment;
 pub(crate) mod ccm;
 mod checkpoint;
 mod demo;
@@ -50,6 +51,8 @@ pub(crate) enum Command {
     Ccm(ccm::Args),
     /// Run the agent of a web server
     Agent(agent::Args),
+    /// Make, show and apply assignments in files, without a network
+    Assignment(assignment::Args),
     /// Make, list and delete tokens that servers join with
     Token(token::Args),
     /// Create, list, show and delete hosted sites
@@ -87,6 +90,7 @@ impl Command {
             Self::Demo(args) => args.json,
             Self::Ccm(args) => args.json,
             Self::Agent(_) => false,
+            Self::Assignment(args) => args.json,
             Self::Token(args) => args.client.json,
             Self::Site(args) => args.client.json,
             Self::Group(args) => args.client.json,
@@ -114,6 +118,7 @@ pub(crate) async fn run(command: Command) -> Result<Exit, CommandError> {
         Command::Demo(args) => demo::run(args).await,
         Command::Ccm(args) => ccm::run(args).await,
         Command::Agent(args) => agent::run(args).await,
+        Command::Assignment(args) => assignment::run(args).await,
         Command::Token(args) => token::run(args).await,
         Command::Site(args) => site::run(args).await,
         Command::Group(args) => group::run(args).await,

@@ -24,6 +24,10 @@ fn every_documented_form_is_understood() {
         "agent --data /d --ccm https://c --token t --name n --segment s --root /a --root /b --interface eth0 \
          --location here --roles server,leader --site www=/srv/www --listen 10.0.0.1:0",
         "token create --segment s1 --uses 3 --ttl 1h --data /d --json",
+        "assignment build --base a --target b --output c --level small --key k --exclude *.tmp .git --site w --json",
+        "assignment show c --json",
+        "assignment apply c --live d --trust e",
+        "assignment apply c --live d --unsigned",
         "token list",
         "token delete abc",
         "site create www --staging s --live /srv/www --exclude *.tmp .git --wan tree",

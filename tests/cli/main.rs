@@ -1,6 +1,7 @@
 //! The command line against a content control manager that says what each test tells it to: exit
 //! codes, the API's JSON passed on as it is, what is asked for, and whom the token is shown to.
 
+mod assignment;
 mod fake;
 
 use common::digest::Digest;

@@ -37,6 +37,13 @@ pub(super) fn check(tree: &Tree, rule: &Rule<'_>, index: &mut Index) -> Result<(
     Err(extra.map_or_else(|| altered(&"the tree", "it differs"), |path| altered(path, "nobody published it")))
 }
 
+/// What a tree consists of, apart from what is excluded.
+pub(super) fn found_in(tree: &Tree, rule: &Rule<'_>, index: &mut Index) -> Result<Manifest, ContentError> {
+    let mut found = Manifest::default();
+    walk(tree, rule, None, index, &mut found)?;
+    Ok(found)
+}
+
 pub(super) fn altered(path: &impl ToString, what: &'static str) -> ContentError {
     ContentError::Altered { path: path.to_string(), what }
 }

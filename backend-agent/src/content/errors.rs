@@ -158,8 +158,10 @@ pub(super) enum ContentError {
     CommandsResult { expected: Version, found: Version },
     #[error("the tree has {found_entries} entries and {found_bytes} bytes, the header says {entries} and {bytes}")]
     HeaderCounts { entries: u64, bytes: u64, found_entries: u64, found_bytes: u64 },
-    #[error("{path} is made of a window of {bytes} bytes, which is over the limit")]
-    Window { path: ContentPath, bytes: u32 },
+    #[error("block {block} refers to what the base does not have, or to too much of it")]
+    Reference { block: u32 },
+    #[error("what was staged is version {found}, the header says {expected}")]
+    StagedResult { expected: Version, found: Version },
     #[error("a block for {path} cannot be used")]
     Block { path: ContentPath, source: AssignmentError },
     #[error("{path} is not as it was published: {what}")]
@@ -219,13 +221,15 @@ impl ContentError {
             | Self::Exclude(_)
             | Self::CommandsResult { .. }
             | Self::HeaderCounts { .. }
-            | Self::Window { .. } => RefusalCode::BadAssignment,
+            | Self::Reference { .. } => RefusalCode::BadAssignment,
             Self::Sequence { .. } => RefusalCode::Sequence,
             Self::Expired { .. } => RefusalCode::Expired,
             Self::BaseMismatch { .. } => RefusalCode::BaseMismatch,
             Self::LiveMissing { .. } => RefusalCode::LiveMissing,
             Self::LiveNotEmpty { .. } => RefusalCode::LiveNotEmpty,
-            Self::Altered { .. } | Self::ExcludedInTheWay { .. } => RefusalCode::ResultMismatch,
+            Self::Altered { .. } | Self::ExcludedInTheWay { .. } | Self::StagedResult { .. } => {
+                RefusalCode::ResultMismatch
+            }
             Self::ContentMissing { .. } => RefusalCode::ContentMissing,
             Self::NoSpace { .. } | Self::NoInodes { .. } => RefusalCode::NoSpace,
             Self::CommitTooLate { .. }

@@ -18,6 +18,8 @@
 //! ```
 //! Source: 002, "Content interpreter" and the live, temp and backup directories of back-end servers.
 
+mod blocks;
+mod by_hand;
 mod check;
 mod errors;
 mod excluded;

@@ -5,12 +5,13 @@ use std::ffi::OsStr;
 use std::io::{Read, Seek};
 use std::os::fd::AsFd as _;
 
-use common::assignment::{AssignmentReader, Base, Command, Header, apply};
+use common::assignment::{AssignmentReader, Base, Command, Header, UNKNOWN_DIGEST, apply};
 use common::exclude::Exclude;
 use common::manifest::Manifest;
 use common::outcome::Outcome;
 use rustix::fs::{Mode, OFlags};
 
+use super::blocks::OldFiles;
 use super::check::{check, first_entry};
 use super::errors::ContentError;
 use super::excluded::{Rule, mirror};
@@ -45,7 +46,7 @@ impl SiteTrees {
         let sources = Sources { live, backup: self.open_place(Place::Backup)? };
         let rule = Rule { exclude: &exclude, manifest: &result };
         let prepared =
-            self.stage(header, &rule, &sources, reader).and_then(|()| self.record_prepared(header, Place::Temp));
+            self.stage(header, &rule, &base, &sources, reader).and_then(|()| self.record_prepared(header, Place::Temp));
         if prepared.is_err() {
             self.remove_staged();
         }
@@ -89,6 +90,7 @@ impl SiteTrees {
         &mut self,
         header: &Header,
         rule: &Rule<'_>,
+        base: &Manifest,
         sources: &Sources,
         reader: &mut AssignmentReader<R>,
     ) -> Result<(), ContentError> {
@@ -99,7 +101,16 @@ impl SiteTrees {
         rustix::fs::mkdirat(&self.state, TEMP, Mode::RWXU)
             .map_err(|error| ContentError::io("making", TEMP)(error.into()))?;
         let temp = Tree::open(self.state.as_fd(), OsStr::new(TEMP)).map_err(ContentError::io("opening", TEMP))?;
-        stage::write(plan, result, &temp, sources, reader, &mut self.index, &mut *self.fault)?;
+        let old = OldFiles::new(base, sources.live.as_ref());
+        stage::write(plan, result, &temp, sources, reader, &old, &mut self.index, &mut *self.fault)?;
+        let complete = stage::complete(result, &temp, &mut self.index)?;
+        let found = complete.version();
+        if found != header.result {
+            let why = stage::why_different(reader, &old, &mut self.index)?;
+            return Err(why.unwrap_or(ContentError::StagedResult { expected: header.result, found }));
+        }
+        let rule = &Rule { exclude: rule.exclude, manifest: &complete };
+        let result = &complete;
         let mut root_mode = NEW_ROOT_MODE;
         if let Some(live) = &sources.live {
             root_mode = live.root_stat().map_err(ContentError::io("reading", "live"))?.st_mode & 0o777;
@@ -257,9 +268,10 @@ impl SiteTrees {
     }
 }
 
+/// Checks what can be checked before there is data: the version only when all digests are known.
 fn check_result(header: &Header, result: &Manifest) -> Result<(), ContentError> {
     let found = result.version();
-    if found != header.result {
+    if found != header.result && result.files().all(|(_, _, digest)| *digest != UNKNOWN_DIGEST) {
         return Err(ContentError::CommandsResult { expected: header.result, found });
     }
     let (found_entries, found_bytes) = (result.entries.len() as u64, result.content_bytes());

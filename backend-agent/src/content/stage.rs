@@ -4,16 +4,15 @@
 //! in live is written: files are either the same inode as in live, with all attributes equal, or new.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::File;
 use std::io::{Read, Seek, Write as _};
-use std::os::unix::fs::FileExt as _;
 
-use common::assignment::{AssignmentReader, BLOCK_RAW_BYTES_MAX, Base, Command, Content, DeltaWindow, Extent};
+use common::assignment::{AssignmentReader, Base, Command, Content, Extent, UNKNOWN_DIGEST};
 use common::digest::Digest;
 use common::manifest::{Entry, Manifest};
 use common::path::ContentPath;
 use rustix::fs::FileType;
 
+use super::blocks::{Blocks, OldFiles};
 use super::check::altered;
 use super::errors::ContentError;
 use super::excluded::Rule;
@@ -48,8 +47,6 @@ enum Origin {
     Clone(Which, ContentPath),
     /// Data blocks.
     Blocks(Vec<Extent>),
-    /// Windows over a file of live.
-    Delta(ContentPath, Vec<DeltaWindow>),
 }
 
 struct PlannedFile {
@@ -71,7 +68,7 @@ impl Plan {
         self.files.iter().fold((0, 0), |(written, copied), file| match file.origin {
             Origin::Link(..) => (written, copied),
             Origin::Clone(..) => (written, copied.saturating_add(file.size)),
-            Origin::Blocks(_) | Origin::Delta(..) => (written.saturating_add(file.size), copied),
+            Origin::Blocks(_) => (written.saturating_add(file.size), copied),
         })
     }
 }
@@ -102,7 +99,6 @@ pub(super) fn plan(
             None => present(sources, Which::Live, path, path, &attributes)?,
             Some(Content::Copy { from }) => present(sources, Which::Live, from, path, &attributes)?,
             Some(Content::Blocks(extents)) => Origin::Blocks(extents.clone()),
-            Some(Content::Delta { base, windows }) => Origin::Delta(base.clone(), windows.clone()),
             Some(Content::Local) if *size == 0 => Origin::Blocks(Vec::new()),
             Some(Content::Local) => {
                 if same_in_live(sources, path, &attributes, digest, index) {
@@ -204,7 +200,7 @@ pub(super) fn missing(
     let wanted = commands
         .iter()
         .filter_map(|command| match command {
-            Command::WriteFile { size, digest, .. } if *size > 0 => Some((*size, *digest)),
+            Command::WriteFile { size, digest: Some(digest), .. } if *size > 0 => Some((*size, *digest)),
             Command::WriteFile { .. }
             | Command::MakeDirectory { .. }
             | Command::MakeSymlink { .. }
@@ -217,7 +213,7 @@ pub(super) fn missing(
     let mut runs: Vec<(u32, u32)> = Vec::new();
     for (at, command) in (0_u32..).zip(commands) {
         let Command::WriteFile { size, digest, .. } = command else { continue };
-        if *size == 0 || found.contains_key(digest) {
+        if *size == 0 || digest.is_some_and(|digest| found.contains_key(&digest)) {
             continue;
         }
         match runs.last_mut() {
@@ -228,32 +224,16 @@ pub(super) fn missing(
     Ok(runs)
 }
 
-/// Blocks that were unpacked last: small files share one, and come in its order.
-struct Blocks<'a, R> {
-    reader: &'a mut AssignmentReader<R>,
-    last: Option<(u32, Vec<u8>)>,
-}
-
-impl<R: Read + Seek> Blocks<'_, R> {
-    fn get(&mut self, block: u32, path: &ContentPath) -> Result<&[u8], ContentError> {
-        if self.last.as_ref().is_none_or(|(number, _)| *number != block) {
-            self.last = None;
-            let raw = self.reader.read_block(block, None);
-            let raw = raw.map_err(|source| ContentError::Block { path: path.clone(), source })?;
-            self.last = Some((block, raw));
-        }
-        Ok(&self.last.as_ref().expect("it was just put there").1)
-    }
-}
-
 /// Carries out the plan in an empty tree. Directories' permission bits are set by
 /// [`finish_directories`], when nothing more is to be written.
+#[expect(clippy::too_many_arguments, reason = "what staging is made of, from one caller")]
 pub(super) fn write<R: Read + Seek>(
     plan: Plan,
     result: &Manifest,
     temp: &Tree,
     sources: &Sources,
     reader: &mut AssignmentReader<R>,
+    old: &OldFiles<'_>,
     index: &mut Index,
     fault: &mut dyn Fault,
 ) -> Result<(), ContentError> {
@@ -275,16 +255,14 @@ pub(super) fn write<R: Read + Seek>(
     files.sort_by_key(|file| match &file.origin {
         Origin::Link(..) | Origin::Clone(..) => None,
         Origin::Blocks(extents) => extents.first().map(|extent| (extent.block, extent.offset)),
-        Origin::Delta(_, windows) => windows.first().map(|window| (window.block, 0)),
     });
-    let mut blocks = Blocks { reader, last: None };
+    let mut blocks = Blocks::new(reader, old);
     for file in &files {
         fault.at(Point::StageEntry).map_err(ContentError::io("staging", &file.path))?;
         match &file.origin {
             Origin::Link(which, from) => link(sources, *which, from, temp, file, index)?,
             Origin::Clone(which, from) => copy(sources, *which, from, temp, file)?,
-            Origin::Blocks(extents) => write_blocks(extents, temp, file, &mut blocks)?,
-            Origin::Delta(base, windows) => write_delta(base, windows, sources, temp, file, &mut blocks)?,
+            Origin::Blocks(extents) => write_blocks(extents, temp, file, &mut blocks, index)?,
         }
     }
     Ok(())
@@ -341,12 +319,13 @@ fn write_blocks<R: Read + Seek>(
     temp: &Tree,
     file: &PlannedFile,
     blocks: &mut Blocks<'_, R>,
+    index: &mut Index,
 ) -> Result<(), ContentError> {
     let failed = || ContentError::io("writing", &file.path);
     let mut new = temp.create_file(&file.path).map_err(failed())?;
     let mut left = file.size;
     for extent in extents {
-        let raw = blocks.get(extent.block, &file.path)?;
+        let raw = blocks.get(extent.block, &file.path, index)?;
         let start = extent.offset as usize;
         let piece = start.checked_add(extent.length as usize).and_then(|end| raw.get(start..end));
         let piece = piece.ok_or_else(|| altered(&file.path, "it is to be made of more than a block has"))?;
@@ -356,61 +335,38 @@ fn write_blocks<R: Read + Seek>(
     finish_file(&new, file.mode, file.mtime).map_err(failed())
 }
 
-fn write_delta<R: Read + Seek>(
-    base: &ContentPath,
-    windows: &[DeltaWindow],
-    sources: &Sources,
-    temp: &Tree,
-    file: &PlannedFile,
-    blocks: &mut Blocks<'_, R>,
-) -> Result<(), ContentError> {
-    let failed = || ContentError::io("writing", &file.path);
-    let source = tree(sources, Which::Live, base)?;
-    if source
-        .stat(base)
-        .map_err(ContentError::io("reading", base))?
-        .is_none_or(|stat| file_type(&stat) != FileType::RegularFile)
-    {
-        return Err(altered(base, "it is missing"));
-    }
-    let old = source.read_file(base).map_err(ContentError::io("opening", base))?;
-    let mut new = temp.create_file(&file.path).map_err(failed())?;
-    let mut left = file.size;
-    blocks.last = None;
-    for window in windows {
-        if window.base_length > BLOCK_RAW_BYTES_MAX {
-            return Err(ContentError::Window { path: file.path.clone(), bytes: window.base_length });
-        }
-        let reference = read_window(&old, base, window)?;
-        let raw = match blocks.reader.read_block(window.block, Some(&reference)) {
-            Ok(raw) => raw,
-            // The block's own digest was right, so it is the old file that does not fit.
-            Err(common::assignment::AssignmentError::Malformed { .. }) => {
-                return Err(altered(base, "the change does not fit it"));
-            }
-            Err(source) => return Err(ContentError::Block { path: file.path.clone(), source }),
-        };
-        left = shrink(left, raw.len(), file)?;
-        new.write_all(&raw).map_err(failed())?;
-    }
-    finish_file(&new, file.mode, file.mtime).map_err(failed())
-}
-
 /// No file grows beyond its size, whatever its pieces say.
 fn shrink(left: u64, bytes: usize, file: &PlannedFile) -> Result<u64, ContentError> {
     left.checked_sub(bytes as u64).ok_or_else(|| altered(&file.path, "its pieces are longer than it"))
 }
 
-fn read_window(old: &File, base: &ContentPath, window: &DeltaWindow) -> Result<Vec<u8>, ContentError> {
-    let mut reference = vec![0; window.base_length as usize];
-    old.read_exact_at(&mut reference, window.base_offset).map_err(|error| {
-        if error.kind() == std::io::ErrorKind::UnexpectedEof {
-            altered(base, "it is shorter than it was")
-        } else {
-            ContentError::io("reading", base)(error)
+/// The result with the digests that show now that the data is there.
+pub(super) fn complete(result: &Manifest, temp: &Tree, index: &mut Index) -> Result<Manifest, ContentError> {
+    let mut complete = result.clone();
+    for (path, entry) in &mut complete.entries {
+        let Entry::File { digest, .. } = entry else { continue };
+        if *digest == UNKNOWN_DIGEST {
+            let failed = || ContentError::io("reading", path);
+            let file = temp.read_file(path).map_err(failed())?;
+            let found = index.digest(&file).map_err(failed())?;
+            *digest = found.ok_or_else(|| altered(path, "it changes while it is read"))?;
         }
-    })?;
-    Ok(reference)
+    }
+    Ok(complete)
+}
+
+/// Why what was staged is not what was signed: an old file that was altered, if there is one.
+pub(super) fn why_different<R: Read + Seek>(
+    reader: &AssignmentReader<R>,
+    old: &OldFiles<'_>,
+    index: &mut Index,
+) -> Result<Option<ContentError>, ContentError> {
+    for (block, info) in (0_u32..).zip(reader.blocks()) {
+        if let Some(altered) = old.altered(block, &info.reference, index)? {
+            return Ok(Some(altered));
+        }
+    }
+    Ok(None)
 }
 
 /// Gives directories their permission bits, innermost first.

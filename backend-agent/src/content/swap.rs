@@ -47,16 +47,27 @@ impl SiteTrees {
         if now > header.expires {
             return Err(ContentError::CommitTooLate { deadline: header.expires, now });
         }
+        let is_prepared = self.body().prepared.as_ref().is_some_and(|staged| staged.number == prepared);
+        if !is_prepared && self.body().live.version == Some(header.result) {
+            return self.record(header, Outcome::Committed { version: header.result });
+        }
+        self.bring_prepared_live(prepared, Some(header.result), |after, outcome| {
+            after.remember(header.number, header.sequence, outcome);
+        })
+    }
+
+    /// Makes what an assignment prepared live; `expected` is the version that it must be, `note` adds to
+    /// the state that this leads to.
+    pub(super) fn bring_prepared_live(
+        &mut self,
+        prepared: AssignmentNumber,
+        expected: Option<Version>,
+        note: impl FnOnce(&mut Body, &Outcome),
+    ) -> Result<Outcome, ContentError> {
         let staged = self.body().prepared.clone().filter(|staged| staged.number == prepared);
-        let Some(staged) = staged else {
-            if self.body().live.version == Some(header.result) {
-                return self.record(header, Outcome::Committed { version: header.result });
-            }
-            return Err(ContentError::NotPrepared { prepared });
-        };
-        if staged.version != header.result {
-            let (staged, expected) = (staged.version, header.result);
-            return Err(ContentError::OtherVersion { prepared, staged, expected });
+        let Some(staged) = staged else { return Err(ContentError::NotPrepared { prepared }) };
+        if let Some(expected) = expected.filter(|expected| *expected != staged.version) {
+            return Err(ContentError::OtherVersion { prepared, staged: staged.version, expected });
         }
         let outcome = Outcome::Committed { version: staged.version };
         let mut after = self.body().clone();
@@ -65,7 +76,7 @@ impl SiteTrees {
             // Where nothing changes there is nothing to take back.
             after.note_committed(prepared);
         }
-        after.remember(header.number, header.sequence, &outcome);
+        note(&mut after, &outcome);
         let present = match staged.place {
             Place::Temp => self.inode(TEMP)?,
             Place::Backup => self.inode(BACKUP)?,

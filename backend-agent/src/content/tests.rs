@@ -6,5 +6,6 @@ mod excluded;
 mod fixture;
 mod hostile;
 mod publish;
+mod references;
 mod try_out;
 mod undo;

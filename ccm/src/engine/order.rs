@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use common::assignment::{Base, Header, Kind, LivePolicy};
+use common::assignment::{Draft, Kind, LivePolicy};
 use common::control::INLINE_BYTES_MAX;
 use common::digest::{Digest, Version};
 use common::ids::{AssignmentNumber, ClusterId, GroupName, RunNumber, SegmentName, Sequence, ServerId, SiteName};
@@ -21,6 +21,7 @@ use super::wan::WanPolicy;
 use super::{Engine, EngineError, now};
 use crate::ingest::build::{BuildRequest, build};
 use crate::ingest::inventory::build_inventory;
+use crate::ingest::level::Level;
 use crate::ingest::order::build_order;
 use crate::store::AssignmentRecord;
 
@@ -77,38 +78,19 @@ impl Body<'_> {
 }
 
 impl Frame {
-    fn draft(&self, number: AssignmentNumber, body: &Body<'_>, targets: &[ServerId], life: Duration) -> Header {
-        let (base, result_tree) = match body {
-            Body::Tree { base, result, .. } => {
-                (base.map_or(Base::Any, |base| Base::Version(base.version())), Some(*result))
-            }
-            Body::Inventory(result) => (Base::Any, Some(*result)),
-            Body::Order(_) => (Base::Any, None),
-        };
+    fn draft(&self, number: AssignmentNumber, kind: Kind, targets: &[ServerId], life: Duration) -> Draft {
         let now = now();
-        Header {
+        Draft {
             cluster: self.cluster,
             site: self.site.clone(),
             group: self.group.clone(),
             number,
             run: self.run,
-            kind: body.kind(),
+            kind,
             // Numbers only grow, so they are the site's order, too.
             sequence: Sequence(number.0),
-            base,
-            result: self.result,
             targets: targets.to_vec(),
             live: self.live.clone(),
-            result_entries: result_tree.map_or(0, |tree| tree.entries.len() as u64),
-            result_bytes: result_tree.map_or(0, Manifest::content_bytes),
-            space_bytes: 0,
-            commands: 0,
-            commands_packed_bytes: 0,
-            commands_raw_bytes: 0,
-            commands_digest: Digest::of(b""),
-            blocks: 0,
-            blocks_digest: Digest::of(b""),
-            data_bytes: 0,
             created: now,
             expires: now.after(life),
         }
@@ -135,13 +117,14 @@ impl Engine {
     ) -> Result<Sealed, EngineError> {
         let number = self.store.new_assignment_number()?;
         let life = life.unwrap_or(PREPARE_LIFE);
-        let draft = frame.draft(number, body, targets, life);
+        let draft = frame.draft(number, body.kind(), targets, life);
         let expires = draft.expires;
         let key = self.trust.publish_key();
         let path: PathBuf = self.spool.join(format!("{}.assignment", number.0));
         let (object, length, inline) = match body {
             Body::Tree { base, result, needed } => {
-                let request = BuildRequest { header: draft, base: *base, result, needed: needed.as_ref() };
+                let request =
+                    BuildRequest { draft, base: *base, result, needed: needed.as_ref(), level: Level::Balanced };
                 let built = build(&request, &self.content, key, &path, &|_| (), cancel)?;
                 self.keep(&path, built.object, built.length)?
             }
@@ -150,7 +133,7 @@ impl Engine {
                 self.keep(&path, built.object, built.length)?
             }
             Body::Order(_) => {
-                let bytes = build_order(draft, key);
+                let bytes = build_order(draft, frame.result, key);
                 (Digest::of(&bytes), bytes.len() as u64, Some(bytes))
             }
         };

@@ -12,16 +12,18 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Mutex, PoisonError};
 
-use common::assignment::{ApplyError, Base, BlockInfo, Command, Content, Draft, Limits, apply, head};
+use common::assignment::{
+    ApplyError, Base, BlockInfo, Command, Content, Draft, Effect, Limits, UNKNOWN_DIGEST, apply, head,
+};
 use common::digest::{Digest, Version};
 use common::keys::PublishKey;
-use common::manifest::Manifest;
+use common::manifest::{Entry, Manifest};
 use common::path::ContentPath;
 
 use super::Progress;
-use super::content::{ContentError, ContentStore};
-use super::kinship::Kinship;
-use super::pack::{Wanted, Watch, pack_contents};
+use super::content::{ContentError, ContentSource};
+use super::level::Level;
+use super::pack::{Trees, Wanted, Watch, pack_contents};
 use super::plan::{self, Step};
 use super::spool::Spool;
 
@@ -31,8 +33,8 @@ const FILE_SYSTEM_BLOCK_BYTES: u64 = 4096;
 /// What to build.
 #[derive(Debug, Clone)]
 pub struct BuildRequest<'a> {
-    /// The header. Base, result, sizes, counts and digests are filled in; all else stands as given.
-    pub header: Draft,
+    /// What its header says beside base, result, sizes, counts and digests.
+    pub draft: Draft,
     /// The tree it starts from; `None` for [`Base::Any`].
     pub base: Option<&'a Manifest>,
     /// The tree it leads to.
@@ -40,6 +42,8 @@ pub struct BuildRequest<'a> {
     /// Without a base: the contents that servers lack. Only these get data, all others are taken for
     /// present on every server. `None`: all get data. With a base it has no meaning.
     pub needed: Option<&'a BTreeSet<Digest>>,
+    /// How much work is put into it.
+    pub level: Level,
 }
 
 /// A finished assignment file.
@@ -116,13 +120,13 @@ impl BuildError {
 }
 
 /// Builds an assignment, durably, at `output`; a file that is there is replaced. Contents that the
-/// base lacks must be in the store.
+/// base lacks must be found in `source`, those of the base should be.
 ///
 /// # Errors
 /// [`BuildError`]; nothing is left at `output` that was not there before.
 pub fn build(
     request: &BuildRequest<'_>,
-    store: &ContentStore,
+    source: &dyn ContentSource,
     key: &PublishKey,
     output: &Path,
     progress: &dyn Fn(Progress),
@@ -137,34 +141,29 @@ pub fn build(
     };
     let spool = Mutex::new(Spool::new(beside(output, ".spool")));
     let mut watch = Watch { progress, cancel, state: Progress::default() };
-    let mut contents = {
-        let wanted = wanted(&steps, request);
-        pack_contents(&wanted, store, &spool, &mut watch)?
-    };
+    let trees = Trees { base: request.base, result: request.result };
+    let extents = pack_contents(wanted(&steps), trees, source, request.level, &spool, &mut watch)?;
     let spool = spool.into_inner().unwrap_or_else(PoisonError::into_inner);
-    let slots = number_blocks(&mut contents);
-    let commands: Vec<Command> = steps
-        .into_iter()
-        .map(|step| step.into_command(|digest| contents.get(digest).cloned().expect("every content was packed")))
-        .collect();
-    let blocks: Vec<BlockInfo> = slots.iter().map(|slot| spool.info(*slot)).collect();
+    let content = |digest: &Digest| Content::Blocks(extents.get(digest).cloned().expect("every content was packed"));
+    let mut commands: Vec<Command> = steps.into_iter().map(|step| step.into_command(content)).collect();
+    // What needs no data comes first and keeps its order; files come in the order of their data, so that
+    // nothing need be said about where that is.
+    commands.sort_by_key(place_in_data);
+    let blocks = spool.rows();
 
     let empty = Manifest::default();
     let base = request.base.unwrap_or(&empty);
     let parts = Parts { commands: &commands, blocks: &blocks, base, result: request.result };
-    let draft = Draft {
-        base: request.base.map_or(Base::Any, |base| Base::Version(base.version())),
-        space_bytes: space(&commands),
-        ..request.header.clone()
-    };
+    let start = request.base.map_or(Base::Any, |base| Base::Version(base.version()));
+    let effect = Effect::of_tree(start, request.result, space(&commands));
     let mut copy = |to: &mut dyn Write| -> Result<(), BuildError> {
-        for slot in &slots {
+        for slot in 0..blocks.len() {
             watch.check()?;
-            spool.copy(*slot, to).map_err(|source| BuildError::Output { path: output.to_owned(), source })?;
+            spool.copy(slot, to).map_err(|source| BuildError::Output { path: output.to_owned(), source })?;
         }
         Ok(())
     };
-    seal(draft, &parts, &mut copy, key, output)
+    seal(request.draft.clone(), effect, &parts, &mut copy, key, output)
 }
 
 /// What an assignment consists of, besides its header and data.
@@ -178,32 +177,26 @@ pub(super) struct Parts<'a> {
 /// Checks, signs and writes an assignment. `copy` writes the packed blocks.
 pub(super) fn seal(
     draft: Draft,
+    effect: Effect,
     parts: &Parts<'_>,
     copy: &mut dyn FnMut(&mut dyn Write) -> Result<(), BuildError>,
     key: &PublishKey,
     output: &Path,
 ) -> Result<Built, BuildError> {
-    let expected = parts.result.version();
-    let found = apply(parts.base, parts.commands)?.version();
+    let expected = effect.result;
+    let found = completed(apply(parts.base, parts.commands)?, parts.result).version();
     if found != expected {
         return Err(BuildError::Result { expected, found });
     }
     let limits = Limits::default();
-    let content_bytes = parts.result.content_bytes();
     check_limit("number of commands", parts.commands.len() as u64, limits.commands_max.into())?;
     check_limit("number of blocks", parts.blocks.len() as u64, limits.blocks_max.into())?;
-    check_limit("content", content_bytes, limits.result_bytes_max)?;
-    let header_bytes = postcard::to_stdvec(&draft).expect("the header is plain data").len();
-    // Room for the counts and digests that are filled in.
-    check_limit("header", header_bytes as u64 + 200, limits.header_bytes_max.into())?;
+    check_limit("content", effect.result_bytes, limits.result_bytes_max)?;
+    let draft_bytes = postcard::to_stdvec(&draft).expect("a draft is plain data").len();
+    // Room for versions, counts and digests.
+    check_limit("header", draft_bytes as u64 + 300, limits.header_bytes_max.into())?;
 
-    let draft = Draft {
-        result: expected,
-        result_entries: parts.result.entries.len() as u64,
-        result_bytes: content_bytes,
-        ..draft
-    };
-    let head = head(draft, parts.commands, parts.blocks, key).map_err(|source| BuildError::Pack { source })?;
+    let head = head(draft, effect, parts.commands, parts.blocks, key).map_err(|source| BuildError::Pack { source })?;
     let partial = beside(output, ".partial");
     let written = write(&partial, &head, copy, output);
     let (object, length) = match written {
@@ -265,8 +258,21 @@ impl Write for Hashing {
     }
 }
 
+/// The tree that commands lead to, with the digests that their data will have.
+fn completed(mut tree: Manifest, result: &Manifest) -> Manifest {
+    for (path, entry) in &mut tree.entries {
+        if let Entry::File { digest, .. } = entry
+            && *digest == UNKNOWN_DIGEST
+            && let Some(Entry::File { digest: to_come, .. }) = result.entries.get(path)
+        {
+            *digest = *to_come;
+        }
+    }
+    tree
+}
+
 /// The contents to be packed: each once, with the path it is first written to.
-fn wanted<'a>(steps: &'a [Step], request: &BuildRequest<'a>) -> Vec<Wanted<'a>> {
+fn wanted(steps: &[Step]) -> Vec<Wanted<'_>> {
     let mut first: BTreeMap<Digest, (&ContentPath, u64)> = BTreeMap::new();
     for step in steps {
         match step {
@@ -276,34 +282,21 @@ fn wanted<'a>(steps: &'a [Step], request: &BuildRequest<'a>) -> Vec<Wanted<'a>> 
             }
         }
     }
-    if first.is_empty() {
-        return Vec::new();
-    }
-    let kinship = request.base.map(|base| Kinship::new(base, request.result));
-    first
-        .into_iter()
-        .map(|(digest, (path, size))| {
-            let ancestor = kinship.as_ref().and_then(|kinship| kinship.ancestor(path, size));
-            Wanted { digest, size, path, ancestor }
-        })
-        .collect()
+    first.into_iter().map(|(digest, (path, size))| Wanted { digest, size, path }).collect()
 }
 
-/// Numbers the blocks that are used from zero on, in place of their slots. Gives the slots in order.
-fn number_blocks(contents: &mut BTreeMap<Digest, Content>) -> Vec<usize> {
-    fn blocks(content: &mut Content) -> Vec<&mut u32> {
-        match content {
-            Content::Blocks(extents) => extents.iter_mut().map(|extent| &mut extent.block).collect(),
-            Content::Delta { windows, .. } => windows.iter_mut().map(|window| &mut window.block).collect(),
-            Content::Copy { .. } | Content::Local => Vec::new(),
+/// Where the data of a command begins, as block and offset.
+fn place_in_data(command: &Command) -> Option<(u32, u32)> {
+    match command {
+        Command::WriteFile { content: Content::Blocks(extents), .. } => {
+            extents.first().map(|extent| (extent.block, extent.offset))
         }
+        Command::WriteFile { content: Content::Copy { .. } | Content::Local, .. }
+        | Command::MakeDirectory { .. }
+        | Command::MakeSymlink { .. }
+        | Command::SetMode { .. }
+        | Command::Remove { .. } => None,
     }
-    let used: BTreeSet<u32> = contents.values_mut().flat_map(blocks).map(|block| *block).collect();
-    let numbers: BTreeMap<u32, u32> = used.iter().copied().zip(0..).collect();
-    for block in contents.values_mut().flat_map(blocks) {
-        *block = numbers[block];
-    }
-    used.into_iter().map(|slot| slot as usize).collect()
 }
 
 /// What a server needs free: every file that is written with new or copied bytes, and every new

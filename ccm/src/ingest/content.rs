@@ -77,6 +77,28 @@ pub struct Freed {
     pub bytes: u64,
 }
 
+/// Where contents are found by digest.
+pub trait ContentSource: Sync {
+    /// Opens content for reading. Its bytes are not checked here.
+    ///
+    /// # Errors
+    /// [`ContentError::Missing`], or [`ContentError::Io`] when it cannot be opened.
+    fn open_content(&self, digest: Digest) -> Result<File, ContentError>;
+
+    /// Where it is, for messages.
+    fn place(&self, digest: Digest) -> PathBuf;
+}
+
+impl ContentSource for ContentStore {
+    fn open_content(&self, digest: Digest) -> Result<File, ContentError> {
+        Self::open_content(self, digest)
+    }
+
+    fn place(&self, digest: Digest) -> PathBuf {
+        self.content_path(digest)
+    }
+}
+
 /// The store. Shared by reference between threads.
 #[derive(Debug)]
 pub struct ContentStore {

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use common::assignment::{Base, Command, Content, Draft, Kind};
+use common::assignment::{Base, Command, Content, Draft, Effect, Kind};
 use common::digest::Digest;
 use common::keys::PublishKey;
 use common::manifest::Manifest;
@@ -14,14 +14,14 @@ use super::content::file_digest;
 use super::plan::{self, Step};
 
 /// Builds an inventory of `result`, durably, at `output`: one command for each entry, in path order,
-/// all contents [`Content::Local`], no data. Kind, base, result, sizes and counts of the header are
-/// filled in.
+/// all contents [`Content::Local`], no data, and of the kind that says so.
 ///
 /// # Errors
 /// [`BuildError`] when the tree is none that may be published, or the output cannot be written.
-pub fn build_inventory(header: Draft, result: &Manifest, key: &PublishKey, output: &Path) -> Result<Built, BuildError> {
+pub fn build_inventory(draft: Draft, result: &Manifest, key: &PublishKey, output: &Path) -> Result<Built, BuildError> {
     let local = |step: Step| match step.into_command(|_| Content::Local) {
         Command::WriteFile { path, mode, mtime, size, digest, content: _ } => {
+            let digest = digest.or_else(|| (size == 0).then(|| Digest::of(b"")));
             Command::WriteFile { path, mode, mtime, size, digest, content: Content::Local }
         }
         other @ (Command::MakeDirectory { .. }
@@ -31,8 +31,8 @@ pub fn build_inventory(header: Draft, result: &Manifest, key: &PublishKey, outpu
     };
     let commands: Vec<Command> = plan::whole(result, |_| true).into_iter().map(local).collect();
     let parts = Parts { commands: &commands, blocks: &[], base: &Manifest::default(), result };
-    let draft = Draft { kind: Kind::Inventory, base: Base::Any, space_bytes: 0, ..header };
-    seal(draft, &parts, &mut |_| Ok(()), key, output)
+    let draft = Draft { kind: Kind::Inventory, ..draft };
+    seal(draft, Effect::of_tree(Base::Any, result, 0), &parts, &mut |_| Ok(()), key, output)
 }
 
 /// An answer to an inventory that does not fit it.

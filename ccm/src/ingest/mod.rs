@@ -1,9 +1,9 @@
 //! From a staging tree to an assignment.
 //!
 //! In reading order: what is there ([`scan`], with `walk` and `index` behind it) and where its
-//! bytes are kept ([`content`], with `batch`); what is different ([`diff`], [`text`]); which steps lead from one
-//! tree to the other (`plan`) and which old files help to say so in few bytes (`kinship`); the
-//! finished file ([`build`], with `pack` and `spool` behind it); the assignments without data
+//! bytes are kept ([`content`], with `batch`), or both for a directory as it is ([`directory`]); what is different ([`diff`], [`text`]); which steps lead from one
+//! tree to the other (`plan`) and which old files help to say so in few bytes (`old`, with `similar`
+//! behind it); the finished file ([`build`], with [`level`], `pack` and `spool` behind it); the assignments without data
 //! ([`inventory`], [`order`]).
 //!
 //! Leaves to others: when any of this happens, what the numbers and targets in the header are, and
@@ -13,13 +13,16 @@ mod batch;
 pub mod build;
 pub mod content;
 pub mod diff;
+pub mod directory;
 mod index;
 pub mod inventory;
-mod kinship;
+pub mod level;
+mod old;
 pub mod order;
 mod pack;
 mod plan;
 pub mod scan;
+mod similar;
 mod spool;
 pub mod text;
 mod walk;

@@ -29,6 +29,7 @@ impl Step {
             Self::Ready(command) => command,
             Self::Write { path, mode, mtime, size, digest } => {
                 let content = content(&digest);
+                let digest = (content == Content::Local).then_some(digest);
                 Command::WriteFile { path, mode, mtime, size, digest, content }
             }
         }
@@ -82,7 +83,10 @@ fn make(path: &ContentPath, entry: &Entry, known: impl FnOnce(&Digest) -> Option
             let (mode, size, digest, mtime) = (*mode, *size, *digest, *mtime);
             let content = if size == 0 { Some(Content::Blocks(Vec::new())) } else { known(&digest) };
             match content {
-                Some(content) => Step::Ready(Command::WriteFile { path, mode, mtime, size, digest, content }),
+                Some(content) => {
+                    let digest = (content == Content::Local).then_some(digest);
+                    Step::Ready(Command::WriteFile { path, mode, mtime, size, digest, content })
+                }
                 None => Step::Write { path, mode, mtime, size, digest },
             }
         }

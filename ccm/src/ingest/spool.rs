@@ -37,6 +37,14 @@ impl Spool {
         self.slots.len() - 1
     }
 
+    /// The rows of all slots.
+    ///
+    /// # Panics
+    /// When one was never filled.
+    pub(super) fn rows(&self) -> Vec<BlockInfo> {
+        (0..self.slots.len()).map(|slot| self.info(slot)).collect()
+    }
+
     /// Keeps a packed block.
     pub(super) fn fill(&mut self, slot: usize, info: BlockInfo, packed: &[u8]) -> io::Result<()> {
         if self.file.is_none() && self.memory.len() + packed.len() > MEMORY_BYTES_MAX {
@@ -61,13 +69,14 @@ impl Spool {
     /// # Panics
     /// When the slot was never filled.
     pub(super) fn info(&self, slot: usize) -> BlockInfo {
-        self.slots[slot].expect("blocks are asked for after all were packed").0
+        self.slots[slot].clone().expect("blocks are asked for after all were packed").0
     }
 
     /// Writes the packed bytes of a filled slot.
     pub(super) fn copy(&self, slot: usize, to: &mut dyn Write) -> io::Result<()> {
-        let (info, offset) = self.slots[slot].expect("blocks are asked for after all were packed");
-        let length = info.packed_bytes as usize;
+        let filled = self.slots[slot].as_ref();
+        let (info, offset) = filled.expect("blocks are asked for after all were packed");
+        let (length, offset) = (info.packed_bytes as usize, *offset);
         match &self.file {
             Some(file) => {
                 let mut packed = vec![0; length];

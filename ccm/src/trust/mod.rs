@@ -275,7 +275,9 @@ fn publish_key_text(epoch: u32, key: &SecretKey) -> String {
     format!("{epoch} {}\n", hex(&key.to_bytes()))
 }
 
-fn read_publish_key(text: &str) -> Option<PublishKey> {
+/// Reads the text of a publish key file: its epoch, a space, 64 hexadecimal digits.
+#[must_use]
+pub fn read_publish_key(text: &str) -> Option<PublishKey> {
     let (epoch, key) = text.trim_end().split_once(' ')?;
     Some(PublishKey { epoch: epoch.parse().ok()?, key: SecretKey::from_bytes(&parse_hex(key).ok()?) })
 }

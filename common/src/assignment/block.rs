@@ -1,7 +1,7 @@
 //! Data blocks: how bytes are packed. Every block is checked by digest before it is unpacked, and
 //! unpacks to exactly its declared length or is refused.
 
-use std::io::{Read as _, Write as _};
+use std::io::Write as _;
 
 use serde::{Deserialize, Serialize};
 
@@ -10,6 +10,9 @@ use crate::digest::Digest;
 /// Largest unpacked block, in bytes: what a server must hold in memory to apply one.
 pub const BLOCK_RAW_BYTES_MAX: u32 = 64 << 20;
 
+/// Longest reference of a block, in bytes: it is held in memory beside the block.
+pub const REFERENCE_BYTES_MAX: u32 = 64 << 20;
+
 /// How a block is packed. Grows at the end only.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Codec {
@@ -17,12 +20,34 @@ pub enum Codec {
     Stored,
     /// One zstd frame.
     Zstd,
-    /// One zstd frame that refers to a stretch of an old file.
+    /// One zstd frame that refers to old bytes.
     ZstdPrefix,
 }
 
-/// A row of the block table.
+/// Old bytes that a block refers to: files of the base tree by number, counting regular files only, in path
+/// order from 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Stretch {
+    /// Whole files that follow each other.
+    Files {
+        /// Number of the first.
+        first: u32,
+        /// How many.
+        count: u32,
+    },
+    /// A part of one file.
+    Part {
+        /// Its number.
+        file: u32,
+        /// First byte.
+        offset: u64,
+        /// Number of bytes.
+        length: u32,
+    },
+}
+
+/// A row of the block table.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BlockInfo {
     /// How it is packed.
     pub codec: Codec,
@@ -32,25 +57,28 @@ pub struct BlockInfo {
     pub raw_bytes: u32,
     /// Digest of the packed bytes.
     pub digest: Digest,
+    /// What it refers to, laid end to end, at most [`REFERENCE_BYTES_MAX`] bytes. Empty but for
+    /// [`Codec::ZstdPrefix`].
+    pub reference: Vec<Stretch>,
 }
 
 /// A window that holds both a reference and a block of the largest size.
 const WINDOW_LOG_MAX: u32 = 27;
 
-/// Packs bytes, with a stretch of an old file as reference if one is given. Falls back to storing
-/// them when packing gains nothing and there is no reference.
+/// Packs bytes, with old bytes as reference if there are any. Falls back to storing them when packing
+/// gains nothing and there is no reference. The row does not say yet where the reference is from.
 ///
 /// # Errors
 /// Only when the compressor cannot get memory.
 ///
 /// # Panics
-/// When `raw` or `reference` is longer than [`BLOCK_RAW_BYTES_MAX`]: the builder cuts before it packs.
+/// When `raw` is longer than [`BLOCK_RAW_BYTES_MAX`] or `reference` than [`REFERENCE_BYTES_MAX`]: the
+/// builder cuts before it packs.
 pub fn pack(raw: &[u8], reference: Option<&[u8]>, level: i32) -> std::io::Result<(BlockInfo, Vec<u8>)> {
     assert!(raw.len() <= BLOCK_RAW_BYTES_MAX as usize, "a block is cut before it is packed");
-    let raw_bytes = u32::try_from(raw.len()).expect("checked above");
     let (codec, packed) = match reference {
         Some(reference) => {
-            assert!(reference.len() <= BLOCK_RAW_BYTES_MAX as usize, "a reference is cut before it is used");
+            assert!(reference.len() <= REFERENCE_BYTES_MAX as usize, "a reference is cut before it is used");
             let mut encoder = zstd::stream::write::Encoder::with_ref_prefix(Vec::new(), level, reference)?;
             encoder
                 .window_log((raw.len() + reference.len()).max(1024).next_power_of_two().ilog2().min(WINDOW_LOG_MAX))?;
@@ -64,8 +92,24 @@ pub fn pack(raw: &[u8], reference: Option<&[u8]>, level: i32) -> std::io::Result
             if packed.len() < raw.len() { (Codec::Zstd, packed) } else { (Codec::Stored, raw.to_vec()) }
         }
     };
-    let packed_bytes = u32::try_from(packed.len()).map_err(|_| std::io::ErrorKind::FileTooLarge)?;
-    Ok((BlockInfo { codec, packed_bytes, raw_bytes, digest: Digest::of(&packed) }, packed))
+    Ok((BlockInfo::of(codec, &packed, raw.len()), packed))
+}
+
+impl BlockInfo {
+    /// The row of a packed block of `raw_bytes`, without a reference.
+    ///
+    /// # Panics
+    /// When either is longer than 4 GiB.
+    #[must_use]
+    pub fn of(codec: Codec, packed: &[u8], raw_bytes: usize) -> Self {
+        Self {
+            codec,
+            packed_bytes: u32::try_from(packed.len()).expect("a block is short"),
+            raw_bytes: u32::try_from(raw_bytes).expect("a block is short"),
+            digest: Digest::of(packed),
+            reference: Vec::new(),
+        }
+    }
 }
 
 /// Unpacks a block whose digest was checked. `None` when it does not unpack to exactly its declared
@@ -80,10 +124,11 @@ pub fn unpack(info: &BlockInfo, packed: Vec<u8>, reference: Option<&[u8]>) -> Op
         (Codec::Stored, None) => packed,
         (Codec::Zstd, None) => zstd::bulk::decompress(&packed, raw_bytes).ok()?,
         (Codec::ZstdPrefix, Some(reference)) => {
-            let mut decoder = zstd::stream::read::Decoder::with_ref_prefix(packed.as_slice(), reference).ok()?;
-            decoder.window_log_max(WINDOW_LOG_MAX).ok()?;
+            let mut context = zstd::zstd_safe::DCtx::create();
+            context.ref_prefix(reference).ok()?;
+            // At once and to its place: no window is needed beside it, and more than declared has no room.
             let mut raw = Vec::with_capacity(raw_bytes);
-            decoder.take(u64::from(info.raw_bytes) + 1).read_to_end(&mut raw).ok()?;
+            context.decompress(&mut raw, &packed).ok()?;
             raw
         }
         (Codec::Stored | Codec::Zstd, Some(_)) | (Codec::ZstdPrefix, None) => return None,
@@ -114,7 +159,7 @@ mod tests {
     fn a_block_that_unpacks_to_another_length_is_refused() {
         let (info, packed) = pack(&[7; 10_000], None, 3).expect("packs");
         for raw_bytes in [0, 9_999, 10_001, u32::MAX] {
-            assert_eq!(unpack(&BlockInfo { raw_bytes, ..info }, packed.clone(), None), None);
+            assert_eq!(unpack(&BlockInfo { raw_bytes, ..info.clone() }, packed.clone(), None), None);
         }
     }
 }

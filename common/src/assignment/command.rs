@@ -17,35 +17,17 @@ pub struct Extent {
     pub length: u32,
 }
 
-/// A stretch of a new file, made from a stretch of an old one and a block.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct DeltaWindow {
-    /// Index of a block of codec [`super::Codec::ZstdPrefix`].
-    pub block: u32,
-    /// First byte of the reference within the old file.
-    pub base_offset: u64,
-    /// Length of the reference in bytes.
-    pub base_length: u32,
-}
-
 /// Where the content of a written file comes from.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Content {
     /// From data blocks, in order. None for an empty file.
     Blocks(Vec<Extent>),
-    /// From an old file of the base tree and windows, in order.
-    Delta {
-        /// The old file.
-        base: ContentPath,
-        /// Its stretches with their blocks.
-        windows: Vec<DeltaWindow>,
-    },
     /// The same bytes as a file of the base tree: moved or copied.
     Copy {
         /// The old file.
         from: ContentPath,
     },
-    /// The server has these bytes already, wherever (only with [`super::Base::Any`]).
+    /// The server has these bytes already, wherever (only with [`super::Base::Any`], and with a digest).
     Local,
 }
 
@@ -77,8 +59,9 @@ pub enum Command {
         mtime: i64,
         /// Length in bytes.
         size: u64,
-        /// Digest of the content.
-        digest: Digest,
+        /// Digest of the content. `None` where it follows from the rest: of a copy it is that of the old
+        /// file, and of data it shows when the data is there; the result's version covers it in any case.
+        digest: Option<Digest>,
         /// Where the content comes from.
         content: Content,
     },
@@ -138,7 +121,11 @@ pub enum ApplyError {
     Result(#[from] ManifestError),
 }
 
-/// What the base tree becomes by these commands. For [`super::Base::Any`] the base is empty.
+/// Stands for a digest that shows only when the data is there.
+pub const UNKNOWN_DIGEST: Digest = Digest([0; 32]);
+
+/// What the base tree becomes by these commands. For [`super::Base::Any`] the base is empty. Files whose
+/// digest neither their command nor the base tells have [`UNKNOWN_DIGEST`].
 ///
 /// # Errors
 /// [`ApplyError`] names the first command's path that does not fit; nothing has happened then.
@@ -158,8 +145,9 @@ pub fn apply(base: &Manifest, commands: &[Command]) -> Result<Manifest, ApplyErr
             }
             Command::WriteFile { path, mode, mtime, size, digest, content } => {
                 refuse_directory(&result, path)?;
-                check_source(base, path, content)?;
-                let entry = Entry::File { mode: *mode, size: *size, digest: *digest, mtime: *mtime };
+                let known = digest_of_source(base, path, *size, content)?;
+                let digest = digest.or(known).unwrap_or(UNKNOWN_DIGEST);
+                let entry = Entry::File { mode: *mode, size: *size, digest, mtime: *mtime };
                 result.entries.insert(path.clone(), entry);
             }
             Command::SetMode { path, mode } => match result.entries.get_mut(path) {
@@ -184,14 +172,19 @@ fn refuse_directory(tree: &Manifest, path: &ContentPath) -> Result<(), ApplyErro
     }
 }
 
-fn check_source(base: &Manifest, path: &ContentPath, content: &Content) -> Result<(), ApplyError> {
+/// The digest that follows from where the content comes from.
+fn digest_of_source(
+    base: &Manifest,
+    path: &ContentPath,
+    size: u64,
+    content: &Content,
+) -> Result<Option<Digest>, ApplyError> {
     let from = match content {
-        Content::Blocks(_) | Content::Local => return Ok(()),
-        Content::Delta { base, .. } => base,
+        Content::Blocks(_) | Content::Local => return Ok((size == 0).then(|| Digest::of(b""))),
         Content::Copy { from } => from,
     };
     match base.entries.get(from) {
-        Some(Entry::File { .. }) => Ok(()),
+        Some(Entry::File { digest, .. }) => Ok(Some(*digest)),
         Some(Entry::Directory { .. } | Entry::Symlink { .. }) | None => {
             Err(ApplyError::SourceMissing { path: path.clone(), from: from.clone() })
         }
@@ -207,7 +200,7 @@ mod tests {
     }
 
     fn write(at: &str, content: Content) -> Command {
-        Command::WriteFile { path: path(at), mode: 0o644, mtime: 0, size: 0, digest: Digest::of(b""), content }
+        Command::WriteFile { path: path(at), mode: 0o644, mtime: 0, size: 0, digest: None, content }
     }
 
     #[test]

@@ -92,7 +92,7 @@ pub struct Header {
     pub commands_digest: Digest,
     /// Number of data blocks.
     pub blocks: u32,
-    /// Digest of the block table.
+    /// Digest of the packed block table.
     pub blocks_digest: Digest,
     /// Length of all packed data blocks in bytes.
     pub data_bytes: u64,
@@ -115,6 +115,8 @@ pub struct Limits {
     pub commands_raw_bytes_max: u64,
     /// Number of blocks. Default 4 million.
     pub blocks_max: u32,
+    /// Unpacked block table in bytes. Default 1 GiB.
+    pub blocks_raw_bytes_max: u64,
     /// Content bytes of the result tree. Default 16 TiB.
     pub result_bytes_max: u64,
 }
@@ -127,6 +129,7 @@ impl Default for Limits {
             commands_packed_bytes_max: 1 << 30,
             commands_raw_bytes_max: 4 << 30,
             blocks_max: 4 << 20,
+            blocks_raw_bytes_max: 1 << 30,
             result_bytes_max: 16 << 40,
         }
     }

@@ -3,7 +3,8 @@
 
 use std::io::{self, Read, Seek, SeekFrom};
 
-use super::{BLOCK_RAW_BYTES_MAX, BlockInfo, Command, FORMAT, HEADER_DOMAIN, Header, Limits, MAGIC, unpack};
+use super::wire::decode_commands;
+use super::{BLOCK_RAW_BYTES_MAX, BlockInfo, Codec, Command, FORMAT, HEADER_DOMAIN, Header, Limits, MAGIC, unpack};
 use crate::digest::Digest;
 use crate::keys::{BadSignature, PublishKeys, Signature};
 
@@ -75,6 +76,7 @@ pub enum AssignmentError {
 pub struct AssignmentReader<R> {
     file: R,
     header: Header,
+    epoch: u32,
     commands: Vec<Command>,
     blocks: Vec<BlockInfo>,
     /// Offset of each block in the file.
@@ -86,7 +88,19 @@ impl<R: Read + Seek> AssignmentReader<R> {
     ///
     /// # Errors
     /// [`AssignmentError`] names the part that is wrong.
-    pub fn open(mut file: R, keys: &PublishKeys, limits: &Limits) -> Result<Self, AssignmentError> {
+    pub fn open(file: R, keys: &PublishKeys, limits: &Limits) -> Result<Self, AssignmentError> {
+        Self::open_with(file, Some(keys), limits)
+    }
+
+    /// Opens an assignment to look at it, whoever signed it. Never to act upon.
+    ///
+    /// # Errors
+    /// As [`Self::open`], but for the signature.
+    pub fn open_unchecked(file: R, limits: &Limits) -> Result<Self, AssignmentError> {
+        Self::open_with(file, None, limits)
+    }
+
+    fn open_with(mut file: R, keys: Option<&PublishKeys>, limits: &Limits) -> Result<Self, AssignmentError> {
         let fixed: [u8; 14] = read_array(&mut file, "first bytes")?;
         if fixed[..8] != MAGIC {
             return Err(AssignmentError::Magic);
@@ -100,7 +114,9 @@ impl<R: Read + Seek> AssignmentReader<R> {
         let raw_header = read_vec(&mut file, header_bytes.into(), "header")?;
         let epoch = u32::from_le_bytes(read_array(&mut file, "key epoch")?);
         let signature = Signature(read_array(&mut file, "signature")?);
-        keys.verify(epoch, HEADER_DOMAIN, &raw_header, &signature)?;
+        if let Some(keys) = keys {
+            keys.verify(epoch, HEADER_DOMAIN, &raw_header, &signature)?;
+        }
         let header: Header = decode(&raw_header, "header")?;
 
         check_limit("number of commands", header.commands.into(), limits.commands_max.into())?;
@@ -115,23 +131,25 @@ impl<R: Read + Seek> AssignmentReader<R> {
             .map_err(|_| AssignmentError::Malformed { part: "command section" })?;
         let raw = zstd::bulk::decompress(&packed, raw_bytes)
             .map_err(|_| AssignmentError::Malformed { part: "command section" })?;
-        let commands: Vec<Command> = decode(&raw, "command section")?;
-        if commands.len() != header.commands as usize || raw.len() != raw_bytes {
+        if raw.len() != raw_bytes {
             return Err(AssignmentError::Malformed { part: "command section" });
         }
 
         let table_bytes = u64::from_le_bytes(read_array(&mut file, "block table")?);
-        // A row takes at most 1 + 5 + 5 + 32 bytes, the count before the rows at most 5.
-        check_limit("block table", table_bytes, u64::from(header.blocks) * 43 + 5)?;
+        // Packing adds little to what cannot be packed.
+        check_limit("block table", table_bytes, limits.blocks_raw_bytes_max)?;
         let table = read_vec(&mut file, table_bytes, "block table")?;
         check_digest(&table, &header.blocks_digest, "block table")?;
-        let blocks: Vec<BlockInfo> = decode(&table, "block table")?;
+        let blocks = read_table(&table, limits)?;
         if blocks.len() != header.blocks as usize
             || blocks.iter().map(|block| u64::from(block.packed_bytes)).sum::<u64>() != header.data_bytes
             || blocks.iter().any(|block| block.raw_bytes > BLOCK_RAW_BYTES_MAX)
+            || blocks.iter().any(|block| (block.codec == Codec::ZstdPrefix) == block.reference.is_empty())
         {
             return Err(AssignmentError::Malformed { part: "block table" });
         }
+        let commands = decode_commands(&raw, header.commands as usize, &blocks, limits.commands_raw_bytes_max)
+            .ok_or(AssignmentError::Malformed { part: "command section" })?;
 
         let data_start = file.stream_position().map_err(AssignmentError::Read)?;
         let end = file.seek(SeekFrom::End(0)).map_err(AssignmentError::Read)?;
@@ -150,13 +168,19 @@ impl<R: Read + Seek> AssignmentReader<R> {
                 Some(offset)
             })
             .collect();
-        Ok(Self { file, header, commands, blocks, offsets })
+        Ok(Self { file, header, epoch, commands, blocks, offsets })
     }
 
     /// The signed header.
     #[must_use]
     pub fn header(&self) -> &Header {
         &self.header
+    }
+
+    /// The epoch of the key that it says it was signed with.
+    #[must_use]
+    pub fn key_epoch(&self) -> u32 {
+        self.epoch
     }
 
     /// The commands, in order.
@@ -171,7 +195,7 @@ impl<R: Read + Seek> AssignmentReader<R> {
         &self.blocks
     }
 
-    /// Reads, checks and unpacks a block. `reference` is the stretch of the old file for a block of
+    /// Reads, checks and unpacks a block. `reference` is what the table says of a block of
     /// codec [`super::Codec::ZstdPrefix`].
     ///
     /// # Errors
@@ -190,6 +214,15 @@ impl<R: Read + Seek> AssignmentReader<R> {
 
 fn check_limit(part: &'static str, found: u64, max: u64) -> Result<(), AssignmentError> {
     if found > max { Err(AssignmentError::Limit { part, found, max }) } else { Ok(()) }
+}
+
+fn read_table(table: &[u8], limits: &Limits) -> Result<Vec<BlockInfo>, AssignmentError> {
+    let malformed = || AssignmentError::Malformed { part: "block table" };
+    let Ok(Some(raw_bytes)) = zstd::zstd_safe::get_frame_content_size(table) else { return Err(malformed()) };
+    check_limit("unpacked block table", raw_bytes, limits.blocks_raw_bytes_max)?;
+    let raw_bytes = usize::try_from(raw_bytes).map_err(|_| malformed())?;
+    let raw = zstd::bulk::decompress(table, raw_bytes).map_err(|_| malformed())?;
+    decode(&raw, "block table")
 }
 
 fn check_digest(bytes: &[u8], expected: &Digest, part: &'static str) -> Result<(), AssignmentError> {
@@ -228,7 +261,7 @@ fn decode<T: serde::de::DeserializeOwned>(bytes: &[u8], part: &'static str) -> R
 mod tests {
     use std::io::Cursor;
 
-    use super::super::{Base, Content, Extent, Kind, LivePolicy, apply, head, pack};
+    use super::super::{Base, Content, Draft, Effect, Extent, Kind, LivePolicy, apply, head, pack};
     use super::*;
     use crate::ids::{AssignmentNumber, ClusterId, RunNumber, Sequence, ServerId};
     use crate::keys::{PublishKey, SecretKey};
@@ -253,11 +286,11 @@ mod tests {
                 mode: 0o644,
                 mtime: 1,
                 size: content.len() as u64,
-                digest: Digest::of(content),
+                digest: Some(Digest::of(content)),
                 content: Content::Blocks(vec![Extent { block: 0, offset: 0, length: 33 }]),
             },
         ];
-        let draft = Header {
+        let draft = Draft {
             cluster: ClusterId([1; 16]),
             site: "shop".parse().expect("good"),
             group: "all".parse().expect("good"),
@@ -265,24 +298,14 @@ mod tests {
             run: RunNumber(1),
             kind: Kind::Prepare,
             sequence: Sequence(1),
-            base: Base::Any,
-            result: apply(&Manifest::default(), &commands).expect("fits").version(),
             targets: vec![ServerId([2; 16])],
             live: LivePolicy { directory: "/srv/www/shop".into(), ..LivePolicy::default() },
-            result_entries: 2,
-            result_bytes: content.len() as u64,
-            space_bytes: content.len() as u64,
-            commands: 0,
-            commands_packed_bytes: 0,
-            commands_raw_bytes: 0,
-            commands_digest: Digest([0; 32]),
-            blocks: 0,
-            blocks_digest: Digest([0; 32]),
-            data_bytes: 0,
             created: WallTime(0),
             expires: WallTime(1),
         };
-        let mut file = head(draft, &commands, &[block], &key()).expect("packs");
+        let result = apply(&Manifest::default(), &commands).expect("fits");
+        let effect = Effect::of_tree(Base::Any, &result, content.len() as u64);
+        let mut file = head(draft, effect, &commands, &[block], &key()).expect("packs");
         file.extend_from_slice(&packed);
         file
     }

@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use ccm::ingest::build::{BuildRequest, build};
 use ccm::ingest::content::ContentStore;
+use ccm::ingest::level::Level;
 use ccm::ingest::order::build_order;
-use common::assignment::{Base, Draft, Kind, LivePolicy};
+use common::assignment::{Draft, Kind, LivePolicy};
 use common::digest::{Digest, Version};
 use common::ids::{AssignmentNumber, ClusterId, RunNumber, Sequence, ServerId};
 use common::keys::{PublishKey, PublishKeys, SecretKey};
@@ -63,7 +64,7 @@ impl Publisher {
         Ok(Self { store, dir: dir.to_owned(), next: 1, policy: LivePolicy::default() })
     }
 
-    fn draft(&mut self, kind: Kind, base: Base, result: Version) -> Draft {
+    fn draft(&mut self, kind: Kind) -> Draft {
         let number = self.next;
         self.next += 1;
         Draft {
@@ -74,20 +75,8 @@ impl Publisher {
             run: RunNumber(1),
             kind,
             sequence: Sequence(number),
-            base,
-            result,
             targets: vec![OWN],
             live: self.policy.clone(),
-            result_entries: 0,
-            result_bytes: 0,
-            space_bytes: 0,
-            commands: 0,
-            commands_packed_bytes: 0,
-            commands_raw_bytes: 0,
-            commands_digest: Digest([0; 32]),
-            blocks: 0,
-            blocks_digest: Digest([0; 32]),
-            data_bytes: 0,
             created: WallTime(0),
             expires: NOW.after(Duration::from_secs(3600)),
         }
@@ -106,10 +95,11 @@ impl Publisher {
                 self.store.put_bytes(bytes).map_err(|error| failed(&error))?;
             }
         }
-        let header = self.draft(Kind::Prepare, Base::Any, to.version());
-        let number = header.number;
+        let draft = self.draft(Kind::Prepare);
+        let number = draft.number;
         let (base, result) = (from.map(Tree::manifest), to.manifest());
-        let request = BuildRequest { header, base: base.as_ref(), result: &result, needed: None };
+        let request =
+            BuildRequest { draft, base: base.as_ref(), result: &result, needed: None, level: Level::default() };
         let output = self.dir.join("assignment");
         build(&request, &self.store, &key(), &output, &|_| {}, &AtomicBool::new(false))
             .map_err(|error| failed(&error))?;
@@ -118,8 +108,8 @@ impl Publisher {
     }
 
     fn order(&mut self, kind: Kind, result: Version) -> Assignment {
-        let header = self.draft(kind, Base::Any, result);
-        Assignment { number: header.number, bytes: build_order(header, &key()) }
+        let draft = self.draft(kind);
+        Assignment { number: draft.number, bytes: build_order(draft, result, &key()) }
     }
 
     /// Puts what was prepared live.

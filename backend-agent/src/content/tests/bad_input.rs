@@ -3,7 +3,7 @@
 use std::io::Cursor;
 use std::path::Path;
 
-use common::assignment::{Base, Command, Content, Kind, head};
+use common::assignment::{AssignmentReader, Command, Content, Effect, Header, Kind, Limits};
 use common::digest::Digest;
 use common::ids::{ClusterId, ServerId};
 use common::outcome::{Outcome, RefusalCode};
@@ -40,16 +40,16 @@ fn a_file_cut_anywhere_is_refused() {
 #[test]
 fn an_assignment_for_somebody_else_is_refused() {
     let mut site = Site::with(&first());
-    let (_, other_target) = site.prepare_file_with(&first(), &second(), Style::Delta, |header| {
-        header.targets = vec![ServerId([3; 16])];
+    let (_, other_target) = site.prepare_file_with(&first(), &second(), Style::Delta, |draft, _| {
+        draft.targets = vec![ServerId([3; 16])];
     });
     assert_eq!(refusal(&site.handle(&other_target)), RefusalCode::BadAssignment);
-    let (_, other_cluster) = site.prepare_file_with(&first(), &second(), Style::Delta, |header| {
-        header.cluster = ClusterId([9; 16]);
+    let (_, other_cluster) = site.prepare_file_with(&first(), &second(), Style::Delta, |draft, _| {
+        draft.cluster = ClusterId([9; 16]);
     });
     assert_eq!(refusal(&site.handle(&other_cluster)), RefusalCode::BadAssignment);
-    let (_, other_site) = site.prepare_file_with(&first(), &second(), Style::Delta, |header| {
-        header.site = "blog".parse().unwrap();
+    let (_, other_site) = site.prepare_file_with(&first(), &second(), Style::Delta, |draft, _| {
+        draft.site = "blog".parse().unwrap();
     });
     assert_eq!(refusal(&site.handle(&other_site)), RefusalCode::BadAssignment);
     assert!(site.nothing_staged());
@@ -60,21 +60,21 @@ fn what_is_not_above_the_high_water_mark_is_refused() {
     let mut site = Site::with(&first());
     let mark = site.trees().state().sequence;
     for sequence in [0, mark.0] {
-        let (_, file) = site.prepare_file_with(&first(), &second(), Style::Delta, |header| {
-            header.sequence.0 = sequence;
+        let (_, file) = site.prepare_file_with(&first(), &second(), Style::Delta, |draft, _| {
+            draft.sequence.0 = sequence;
         });
         assert_eq!(refusal(&site.handle(&file)), RefusalCode::Sequence);
     }
-    let (_, file) = site.prepare_file_with(&first(), &second(), Style::Delta, |header| header.sequence.0 = mark.0 + 1);
+    let (_, file) = site.prepare_file_with(&first(), &second(), Style::Delta, |draft, _| draft.sequence.0 = mark.0 + 1);
     assert!(matches!(site.handle(&file), Outcome::Prepared { .. }));
 }
 
 #[test]
 fn what_has_expired_is_refused() {
     let mut site = Site::with(&first());
-    let (_, file) = site.prepare_file_with(&first(), &second(), Style::Delta, |header| header.expires.0 = NOW.0 - 1);
+    let (_, file) = site.prepare_file_with(&first(), &second(), Style::Delta, |draft, _| draft.expires.0 = NOW.0 - 1);
     assert_eq!(refusal(&site.handle(&file)), RefusalCode::Expired);
-    let (_, file) = site.prepare_file_with(&first(), &second(), Style::Delta, |header| header.expires = NOW);
+    let (_, file) = site.prepare_file_with(&first(), &second(), Style::Delta, |draft, _| draft.expires = NOW);
     assert!(matches!(site.handle(&file), Outcome::Prepared { .. }));
 }
 
@@ -82,9 +82,9 @@ fn what_has_expired_is_refused() {
 fn a_result_that_is_not_what_the_commands_lead_to_is_refused() {
     let mut site = Site::with(&first());
     let (_, file) =
-        site.prepare_file_with(&first(), &second(), Style::Delta, |header| header.result = first().version());
+        site.prepare_file_with(&first(), &second(), Style::Delta, |_, effect| effect.result = first().version());
     assert_eq!(refusal(&site.handle(&file)), RefusalCode::BadAssignment);
-    let (_, file) = site.prepare_file_with(&first(), &second(), Style::Delta, |header| header.result_bytes += 1);
+    let (_, file) = site.prepare_file_with(&first(), &second(), Style::Delta, |_, effect| effect.result_bytes += 1);
     assert_eq!(refusal(&site.handle(&file)), RefusalCode::BadAssignment);
 }
 
@@ -92,14 +92,9 @@ fn a_result_that_is_not_what_the_commands_lead_to_is_refused() {
 fn content_with_another_digest_than_its_command_says_is_refused() {
     let mut site = Site::with(&first());
     let to = first().file("lie", "what was signed");
-    let (commands, _, mut infos) = commands(&first(), &to, Style::Delta);
-    let (info, packed) = common::assignment::pack(b"what was packed", None, 3).unwrap();
-    infos[0] = info;
-    let mut header = site.draft(Kind::Prepare, Base::Version(first().version()), to.version());
-    header.result_entries = to.manifest().entries.len() as u64;
-    header.result_bytes = to.manifest().content_bytes();
-    let mut file = head(header, &commands, &infos, &key()).unwrap();
-    file.extend(packed);
+    let (commands, _) = commands(&first(), &to, Style::Delta);
+    let lie = common::assignment::pack(b"what was packed", None, 3).unwrap();
+    let file = site.change_file(&to.manifest(), &commands, &[lie]);
     assert_eq!(refusal(&site.handle(&file)), RefusalCode::ResultMismatch);
     assert!(site.nothing_staged());
 }
@@ -112,11 +107,13 @@ fn forged(site: &mut Site, name: &str, with: &str) -> Vec<u8> {
         mode: 0o644,
         mtime: 0,
         size: 0,
-        digest: Digest::of(b""),
+        digest: None,
         content: Content::Blocks(vec![]),
     }];
-    let header = site.draft(Kind::Prepare, Base::Any, first().version());
-    let mut raw = postcard::to_stdvec(&commands).unwrap();
+    let header = site.order_file(Kind::Prepare, first().version());
+    let header = AssignmentReader::open(Cursor::new(header), &keys(), &Limits::default());
+    let header = header.unwrap().header().clone();
+    let mut raw = common::assignment::encode_commands(&commands, &[]);
     let at = raw.windows(name.len()).position(|window| window == name.as_bytes()).unwrap();
     raw[at..at + name.len()].copy_from_slice(with.as_bytes());
     // A stored frame: magic, one segment, raw block.
@@ -124,8 +121,9 @@ fn forged(site: &mut Site, name: &str, with: &str) -> Vec<u8> {
     let block = (u32::try_from(raw.len()).unwrap() << 3) | 1;
     packed.extend_from_slice(&block.to_le_bytes()[..3]);
     packed.extend_from_slice(&raw);
-    let table = postcard::to_stdvec(&Vec::<common::assignment::BlockInfo>::new()).unwrap();
-    let header = common::assignment::Header {
+    // The same for an empty table.
+    let table = [0x28, 0xb5, 0x2f, 0xfd, 0x20, 1, 9, 0, 0, 0];
+    let header = Header {
         commands: 1,
         commands_packed_bytes: packed.len() as u64,
         commands_raw_bytes: raw.len() as u64,
@@ -173,13 +171,13 @@ fn links_that_leave_the_tree_and_entries_below_links_are_refused() {
         mode: 0o644,
         mtime: 0,
         size: 0,
-        digest: Digest::of(b""),
+        digest: None,
         content: Content::Blocks(vec![]),
     };
     let setuid = Command::MakeDirectory { path: path("d"), mode: 0o4755 };
     for commands in [vec![link("/etc")], vec![link("../..")], vec![link("."), below], vec![setuid]] {
-        let header = site.draft(Kind::Prepare, Base::Any, first().version());
-        let file = head(header, &commands, &[], &key()).unwrap();
+        let effect = Effect::of_order(first().version());
+        let file = signed(site.draft(Kind::Prepare), effect, &commands, &[]);
         assert_eq!(refusal(&site.handle(&file)), RefusalCode::BadAssignment, "{commands:?}");
     }
 }
@@ -320,43 +318,17 @@ fn a_failure_before_live_is_switched_durably_leaves_the_old_tree_and_one_after_i
 #[test]
 fn more_than_fits_is_refused_before_anything_is_staged() {
     let mut site = Site::with(&first());
-    let (_, file) = site.prepare_file_with(&first(), &second(), Style::Delta, |header| header.space_bytes = u64::MAX);
+    let (_, file) =
+        site.prepare_file_with(&first(), &second(), Style::Delta, |_, effect| effect.space_bytes = u64::MAX);
     let Outcome::Refused(refused) = site.handle(&file) else { panic!("it cannot fit") };
     assert_eq!(refused.code, RefusalCode::NoSpace);
     assert!(refused.reason.contains("are needed"), "{}", refused.reason);
     assert!(site.nothing_staged());
 }
 
-/// Set for the second run of a test, inside a mount namespace of its own; holds the directory.
-const INSIDE: &str = "PRESSRUN_TEST_SMALL_DISK";
-
 #[test]
 fn a_disk_that_fills_while_staging_is_refused_and_cleaned() {
-    if let Some(dir) = std::env::var_os(INSIDE) {
-        return on_a_small_disk(Path::new(&dir));
-    }
-    let dir = tempfile::tempdir().unwrap();
-    let script = "mount -t tmpfs -o size=512k tmpfs \"$1\" || exit 77; exec \"$2\" --exact \"$3\"";
-    let name = std::thread::current().name().expect("the harness names its threads").to_owned();
-    let output = std::process::Command::new("unshare")
-        .args(["-m", "sh", "-c", script, "sh"])
-        .arg(dir.path())
-        .arg(std::env::current_exe().unwrap())
-        .arg(name)
-        .env(INSIDE, dir.path())
-        .output();
-    match output {
-        Ok(output) if output.status.success() => {
-            assert!(String::from_utf8_lossy(&output.stdout).contains("1 passed"), "the test itself ran inside");
-        }
-        Ok(output)
-            if output.status.code() == Some(77) || String::from_utf8_lossy(&output.stderr).contains("unshare") =>
-        {
-            eprintln!("skipped: no mount namespace can be made here");
-        }
-        Ok(output) => panic!("{}", String::from_utf8_lossy(&output.stdout)),
-        Err(error) => eprintln!("skipped: {error}"),
-    }
+    on_a_mounted_disk("size=512k", on_a_small_disk);
 }
 
 fn on_a_small_disk(dir: &Path) {

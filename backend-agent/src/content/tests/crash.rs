@@ -4,7 +4,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind, panic_any};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use common::assignment::{Base, Kind, head};
+use common::assignment::Kind;
 use common::outcome::Outcome;
 
 use super::fixture::*;
@@ -190,9 +190,7 @@ fn while_committing_a_rollback() {
     let make = || {
         let mut site = Site::with(&first());
         site.publish(&first(), &second(), Style::Delta);
-        let header = site.draft(Kind::Rollback, Base::Any, first().version());
-        let prepared = header.number;
-        let file = head(header, &[], &[], &key()).unwrap();
+        let (prepared, file) = site.rollback_file(first().version());
         site.handle(&file);
         let file = site.order_file(Kind::Commit { prepared }, first().version());
         (site, file)

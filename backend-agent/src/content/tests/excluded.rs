@@ -53,13 +53,8 @@ fn they_keep_inode_and_content_through_swaps_undo_and_rollback() {
     check(&site, &first());
     assert_eq!(site.undo(number), Outcome::Undone { version: Some(second().version()) });
     check(&site, &second());
-    let (number, _) = {
-        let header = site.draft(Kind::Rollback, common::assignment::Base::Any, first().version());
-        let number = header.number;
-        let file = common::assignment::head(header, &[], &[], &key()).unwrap();
-        assert_eq!(site.handle(&file), Outcome::Prepared { version: first().version() });
-        (number, ())
-    };
+    let (number, file) = site.rollback_file(first().version());
+    assert_eq!(site.handle(&file), Outcome::Prepared { version: first().version() });
     site.commit(number, first().version());
     check(&site, &first());
     site.trees().clean().unwrap();
@@ -339,9 +334,7 @@ fn what_is_put_late_into_a_mirror_follows_also_after_a_rollback_was_prepared() {
     let number = site.prepare(&first(), &second(), Style::Delta);
     site.commit(number, second().version());
     let held = File::open(site.state.join("backup/uploads")).unwrap();
-    let header = site.draft(Kind::Rollback, common::assignment::Base::Any, first().version());
-    let number = header.number;
-    let file = common::assignment::head(header, &[], &[], &key()).unwrap();
+    let (number, file) = site.rollback_file(first().version());
     assert_eq!(site.handle(&file), Outcome::Prepared { version: first().version() });
     let late = std::os::fd::AsRawFd::as_raw_fd(&held);
     std::fs::write(format!("/proc/self/fd/{late}/late"), "late").unwrap();

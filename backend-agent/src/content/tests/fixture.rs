@@ -5,7 +5,9 @@ use std::io::Cursor;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use common::assignment::{Base, Command, Content, DeltaWindow, Extent, Header, Kind, LivePolicy, apply, head, pack};
+use common::assignment::{
+    Base, BlockInfo, Command, Content, Draft, Effect, Extent, Kind, LivePolicy, Stretch, apply, head, pack,
+};
 use common::digest::{Digest, Version};
 use common::ids::{AssignmentNumber, ClusterId, RunNumber, Sequence, ServerId};
 use common::keys::{PublishKey, PublishKeys, SecretKey};
@@ -147,13 +149,25 @@ pub(super) enum Style {
     Local,
 }
 
+/// A packed block with its row.
+pub(super) type Packed = (BlockInfo, Vec<u8>);
+
+/// The whole file of an assignment, signed by the key that the sites trust.
+pub(super) fn signed(draft: Draft, effect: Effect, commands: &[Command], blocks: &[Packed]) -> Vec<u8> {
+    let infos: Vec<BlockInfo> = blocks.iter().map(|(info, _)| info.clone()).collect();
+    let mut file = head(draft, effect, commands, &infos, &key()).unwrap();
+    file.extend(blocks.iter().flat_map(|(_, packed)| packed));
+    file
+}
+
 /// The commands and blocks from one tree to another.
-pub(super) fn commands(
-    from: &TreeContent,
-    to: &TreeContent,
-    style: Style,
-) -> (Vec<Command>, Vec<Vec<u8>>, Vec<common::assignment::BlockInfo>) {
-    let (mut commands, mut packed, mut infos) = (Vec::new(), Vec::new(), Vec::new());
+pub(super) fn commands(from: &TreeContent, to: &TreeContent, style: Style) -> (Vec<Command>, Vec<Packed>) {
+    let (mut commands, mut blocks) = (Vec::new(), Vec::new());
+    let mut add = |block: Packed| {
+        let extent = Extent { block: u32::try_from(blocks.len()).unwrap(), offset: 0, length: block.0.raw_bytes };
+        blocks.push(block);
+        Content::Blocks(vec![extent])
+    };
     let base = if style == Style::Delta { from.clone() } else { TreeContent::default() };
     for (at, _) in base.0.iter().rev().filter(|(at, item)| {
         let kept = to.0.get(*at);
@@ -183,36 +197,28 @@ pub(super) fn commands(
                     (Style::Local, _, _) => Content::Local,
                     (_, Some((from, _)), _) => Content::Copy { from: from.clone() },
                     (Style::Delta, None, Some(Item::File(_, _, old))) if old.len() > 100 => {
-                        let (info, bytes) = pack(bytes, Some(old), 3).unwrap();
-                        infos.push(info);
-                        packed.push(bytes);
-                        let base_length = u32::try_from(old.len()).unwrap();
-                        let window =
-                            DeltaWindow { block: u32::try_from(infos.len()).unwrap() - 1, base_offset: 0, base_length };
-                        Content::Delta { base: at.clone(), windows: vec![window] }
+                        let (info, packed) = pack(bytes, Some(old), 3).unwrap();
+                        let files = base.0.iter().filter(|(_, item)| matches!(item, Item::File(..)));
+                        let file = u32::try_from(files.take_while(|(path, _)| *path != at).count()).unwrap();
+                        let length = u32::try_from(old.len()).unwrap();
+                        let reference = vec![Stretch::Part { file, offset: 0, length }];
+                        add((BlockInfo { reference, ..info }, packed))
                     }
                     _ if bytes.is_empty() => Content::Blocks(vec![]),
-                    _ => {
-                        let (info, packed_bytes) = pack(bytes, None, 3).unwrap();
-                        let length = info.raw_bytes;
-                        infos.push(info);
-                        packed.push(packed_bytes);
-                        let block = u32::try_from(infos.len()).unwrap() - 1;
-                        Content::Blocks(vec![Extent { block, offset: 0, length }])
-                    }
+                    _ => add(pack(bytes, None, 3).unwrap()),
                 };
                 commands.push(Command::WriteFile {
                     path: at.clone(),
                     mode: *mode,
                     mtime: *mtime,
                     size: bytes.len() as u64,
-                    digest: Digest::of(bytes),
+                    digest: Some(Digest::of(bytes)),
                     content,
                 });
             }
         }
     }
-    (commands, packed, infos)
+    (commands, blocks)
 }
 
 /// An agent's root with one site.
@@ -269,11 +275,11 @@ impl Site {
         self.trees()
     }
 
-    /// The next assignment's header; the caller changes what it wants.
-    pub(super) fn draft(&mut self, kind: Kind, base: Base, result: Version) -> Header {
+    /// What the next assignment says of itself; the caller changes what it wants.
+    pub(super) fn draft(&mut self, kind: Kind) -> Draft {
         let number = self.next;
         self.next += 1;
-        Header {
+        Draft {
             cluster: CLUSTER,
             site: "shop".parse().unwrap(),
             group: "all".parse().unwrap(),
@@ -281,20 +287,8 @@ impl Site {
             run: RunNumber(1),
             kind,
             sequence: Sequence(number),
-            base,
-            result,
             targets: vec![OWN],
             live: self.policy.clone(),
-            result_entries: 0,
-            result_bytes: 0,
-            space_bytes: 0,
-            commands: 0,
-            commands_packed_bytes: 0,
-            commands_raw_bytes: 0,
-            commands_digest: Digest([0; 32]),
-            blocks: 0,
-            blocks_digest: Digest([0; 32]),
-            data_bytes: 0,
             created: WallTime(0),
             expires: NOW.after(std::time::Duration::from_secs(60)),
         }
@@ -306,7 +300,7 @@ impl Site {
         to: &TreeContent,
         style: Style,
     ) -> (AssignmentNumber, Vec<u8>) {
-        self.prepare_file_with(from, to, style, |_| {})
+        self.prepare_file_with(from, to, style, |_, _| {})
     }
 
     pub(super) fn prepare_file_with(
@@ -314,21 +308,17 @@ impl Site {
         from: &TreeContent,
         to: &TreeContent,
         style: Style,
-        change: impl FnOnce(&mut Header),
+        change: impl FnOnce(&mut Draft, &mut Effect),
     ) -> (AssignmentNumber, Vec<u8>) {
-        let (commands, packed, infos) = commands(from, to, style);
+        let (commands, blocks) = commands(from, to, style);
         let base = if style == Style::Delta { Base::Version(from.version()) } else { Base::Any };
         let before = if style == Style::Delta { from.manifest() } else { Manifest::default() };
         let result = apply(&before, &commands).expect("the fixture's commands fit");
         assert_eq!(result.version(), to.version(), "the fixture's commands lead there");
-        let mut header = self.draft(Kind::Prepare, base, to.version());
-        header.result_entries = result.entries.len() as u64;
-        header.result_bytes = result.content_bytes();
-        change(&mut header);
-        let number = header.number;
-        let mut file = head(header, &commands, &infos, &key()).unwrap();
-        file.extend(packed.concat());
-        (number, file)
+        let mut draft = self.draft(Kind::Prepare);
+        let mut effect = Effect::of_tree(base, &result, 0);
+        change(&mut draft, &mut effect);
+        (draft.number, signed(draft, effect, &commands, &blocks))
     }
 
     pub(super) fn handle(&mut self, file: &[u8]) -> Outcome {
@@ -336,10 +326,21 @@ impl Site {
         self.trees().handle(Cursor::new(file), CLUSTER, OWN, &keys(), now)
     }
 
+    /// What changes the first content, signed without a question whether it leads where it says.
+    pub(super) fn change_file(&mut self, result: &Manifest, commands: &[Command], blocks: &[Packed]) -> Vec<u8> {
+        let effect = Effect::of_tree(Base::Version(first().version()), result, 0);
+        signed(self.draft(Kind::Prepare), effect, commands, blocks)
+    }
+
     /// An order without data.
     pub(super) fn order_file(&mut self, kind: Kind, result: Version) -> Vec<u8> {
-        let header = self.draft(kind, Base::Any, result);
-        head(header, &[], &[], &key()).unwrap()
+        signed(self.draft(kind), Effect::of_order(result), &[], &[])
+    }
+
+    /// Prepares going back to what is in the backup.
+    pub(super) fn rollback_file(&mut self, to: Version) -> (AssignmentNumber, Vec<u8>) {
+        let number = AssignmentNumber(self.next);
+        (number, self.order_file(Kind::Rollback, to))
     }
 
     pub(super) fn prepare(&mut self, from: &TreeContent, to: &TreeContent, style: Style) -> AssignmentNumber {
@@ -442,20 +443,16 @@ pub(super) fn second() -> TreeContent {
 impl Site {
     /// Prepares the whole tree with these files in data blocks and all else taken for present.
     pub(super) fn prepare_mixed(&mut self, to: &TreeContent, sent: &[&str]) -> AssignmentNumber {
-        let (mut local, _, _) = commands(&TreeContent::default(), to, Style::Local);
-        let (whole, packed, infos) = commands(&TreeContent::default(), to, Style::Whole);
+        let (mut local, _) = commands(&TreeContent::default(), to, Style::Local);
+        let (whole, blocks) = commands(&TreeContent::default(), to, Style::Whole);
         for (command, whole) in local.iter_mut().zip(whole) {
             if sent.contains(&command.path().as_str()) {
                 *command = whole;
             }
         }
-        let manifest = to.manifest();
-        let mut header = self.draft(Kind::Prepare, Base::Any, to.version());
-        header.result_entries = manifest.entries.len() as u64;
-        header.result_bytes = manifest.content_bytes();
-        let number = header.number;
-        let mut file = head(header, &local, &infos, &key()).unwrap();
-        file.extend(packed.concat());
+        let draft = self.draft(Kind::Prepare);
+        let number = draft.number;
+        let file = signed(draft, Effect::of_tree(Base::Any, &to.manifest(), 0), &local, &blocks);
         assert_eq!(self.handle(&file), Outcome::Prepared { version: to.version() });
         number
     }
@@ -467,4 +464,34 @@ impl Site {
         self.trees = None;
         self.open().expect("opens").with_fault(Box::new(fault))
     }
+}
+
+/// Tells a test that it runs inside, and where.
+const INSIDE: &str = "PRESSRUN_TEST_MOUNTED";
+
+/// Runs the calling test again in a mount namespace of its own, where a file system in memory with these
+/// options is mounted on a directory; there `inside` gets the directory. Skipped where no namespace can be
+/// made or nothing mounted.
+pub(super) fn on_a_mounted_disk(options: &str, inside: impl FnOnce(&Path)) {
+    if let Some(dir) = std::env::var_os(INSIDE) {
+        return inside(Path::new(&dir));
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let script = "mount -t tmpfs -o \"$1\" tmpfs \"$2\" || exit 77; exec \"$3\" --exact \"$4\" --nocapture";
+    let output = std::process::Command::new("unshare")
+        .args(["-m", "sh", "-c", script, "sh", options])
+        .arg(dir.path())
+        .arg(std::env::current_exe().unwrap())
+        .arg(std::thread::current().name().expect("the harness names its threads"))
+        .env(INSIDE, dir.path())
+        .output();
+    let output = match output {
+        Ok(output) => output,
+        Err(error) => return eprintln!("skipped: {error}"),
+    };
+    let (said, wrong) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    if output.status.code() == Some(77) || (!output.status.success() && wrong.contains("unshare")) {
+        return eprintln!("skipped: no mount namespace can be made here");
+    }
+    assert!(output.status.success() && said.contains("1 passed"), "{said}{wrong}");
 }

@@ -3,44 +3,28 @@
 
 use std::path::{Path, PathBuf};
 
-use common::assignment::{Base, BlockInfo, Command, Content, DeltaWindow, Extent, Kind, head, pack};
+use common::assignment::{BlockInfo, Command, Content, Extent, Stretch, pack};
 use common::digest::Digest;
-use common::manifest::{Entry, Manifest};
+use common::manifest::Entry;
 use common::outcome::{Outcome, RefusalCode};
 
 use super::fixture::*;
 use crate::content::{Fault, Point};
 
 fn file(at: &str, size: u64, digest: Digest, content: Content) -> Command {
-    Command::WriteFile { path: path(at), mode: 0o644, mtime: 0, size, digest, content }
+    Command::WriteFile { path: path(at), mode: 0o644, mtime: 0, size, digest: Some(digest), content }
 }
 
 /// Signs commands that change the first tree, with a header that fits what they say they lead to.
-fn change(site: &mut Site, commands: &[Command], packed: &[(BlockInfo, Vec<u8>)]) -> Vec<u8> {
+fn change(site: &mut Site, commands: &[Command], blocks: &[Packed]) -> Vec<u8> {
     let mut result = first().manifest();
     for command in commands {
-        if let Command::WriteFile { path, mode, mtime, size, digest, .. } = command {
+        if let Command::WriteFile { path, mode, mtime, size, digest: Some(digest), .. } = command {
             let entry = Entry::File { mode: *mode, size: *size, digest: *digest, mtime: *mtime };
             result.entries.insert(path.clone(), entry);
         }
     }
-    signed(site, Base::Version(first().version()), &result, commands, packed)
-}
-
-fn signed(
-    site: &mut Site,
-    base: Base,
-    result: &Manifest,
-    commands: &[Command],
-    packed: &[(BlockInfo, Vec<u8>)],
-) -> Vec<u8> {
-    let mut header = site.draft(Kind::Prepare, base, result.version());
-    header.result_entries = result.entries.len() as u64;
-    header.result_bytes = result.files().fold(0, |sum: u64, (_, size, _)| sum.saturating_add(size));
-    let infos: Vec<BlockInfo> = packed.iter().map(|(info, _)| *info).collect();
-    let mut file = head(header, commands, &infos, &key()).unwrap();
-    file.extend(packed.iter().flat_map(|(_, bytes)| bytes));
-    file
+    site.change_file(&result, commands, blocks)
 }
 
 /// Refused with this code and these words, with live and state as they were.
@@ -70,21 +54,39 @@ fn pieces_outside_of_their_block_or_old_file_are_refused() {
     assert_refused(&mut site, &bytes, RefusalCode::BadAssignment, "x");
 
     let old = noise(1, 5000);
-    for (base_offset, base_length) in [(1, 5000), (5000, 1), (u64::MAX, 2), (1 << 62, 100)] {
-        let block = pack(b"12345", Some(&old), 3).unwrap();
-        let window = DeltaWindow { block: 0, base_offset, base_length };
-        let content = Content::Delta { base: path("img/logo.png"), windows: vec![window] };
+    let file_of = |wanted: &str| {
+        let position = first().manifest().files().position(|(path, _, _)| path.as_str() == wanted);
+        u32::try_from(position.expect("it is in the tree")).unwrap()
+    };
+    for (offset, length) in [(1, 5000), (5000, 1), (u64::MAX, 2), (1 << 62, 100), (0, u32::MAX)] {
+        let (info, packed) = pack(b"12345", Some(&old), 3).unwrap();
+        let reference = vec![Stretch::Part { file: file_of("img/logo.png"), offset, length }];
+        let content = Content::Blocks(vec![Extent { block: 0, offset: 0, length: 5 }]);
+        let block = (BlockInfo { reference, ..info }, packed);
         let bytes = change(&mut site, &[file("x", 5, digest, content)], &[block]);
+        assert_refused(&mut site, &bytes, RefusalCode::BadAssignment, "refers to what the base does not have");
+    }
+}
+
+/// A reference that is there and is not what the block was packed against.
+#[test]
+fn a_block_that_was_packed_against_other_old_bytes_is_refused() {
+    let mut site = Site::with(&first());
+    let new = [noise(1, 5000), b"more".to_vec()].concat();
+    let number = |wanted: &str| first().manifest().files().position(|(path, _, _)| path.as_str() == wanted);
+    for (name, length) in [("page.html", 3000), ("img/logo.png", 4000)] {
+        let (info, packed) = pack(&new, Some(&noise(1, 5000)), 3).unwrap();
+        assert!(packed.len() < 100, "nearly all of it stands in the reference");
+        let reference = vec![Stretch::Part { file: u32::try_from(number(name).unwrap()).unwrap(), offset: 0, length }];
+        let content = Content::Blocks(vec![Extent { block: 0, offset: 0, length: 5004 }]);
+        let command = file("x", 5004, Digest::of(&new), content);
+        let bytes = change(&mut site, &[command], &[(BlockInfo { reference, ..info }, packed)]);
         let before = site.live_content();
         let code = refusal(&site.handle(&bytes));
-        assert!(matches!(code, RefusalCode::ResultMismatch | RefusalCode::Io), "{base_offset}: {code:?}");
+        assert!(matches!(code, RefusalCode::ResultMismatch | RefusalCode::BadAssignment), "{name}: {code:?}");
         assert_eq!(site.live_content(), before);
         assert!(site.nothing_staged());
     }
-    let window = DeltaWindow { block: 0, base_offset: 0, base_length: u32::MAX };
-    let content = Content::Delta { base: path("img/logo.png"), windows: vec![window] };
-    let bytes = change(&mut site, &[file("x", 5, digest, content)], &[pack(b"12345", Some(&old), 3).unwrap()]);
-    assert_refused(&mut site, &bytes, RefusalCode::BadAssignment, "over the limit");
 }
 
 /// Case 29: a block that is larger unpacked than it says, and a file made of more than its size.
@@ -129,7 +131,7 @@ fn commands_that_contradict_each_other_or_the_tree_are_refused() {
         (vec![Command::SetMode { path: path("img"), mode: 0o100_644 }], "content must not have"),
         (vec![Command::SetMode { path: path("img"), mode: u32::MAX }], "content must not have"),
     ] {
-        let bytes = signed(&mut site, Base::Version(first().version()), &first().manifest(), &commands, &[]);
+        let bytes = site.change_file(&first().manifest(), &commands, &[]);
         assert_refused(&mut site, &bytes, RefusalCode::BadAssignment, words);
     }
 }
@@ -159,7 +161,7 @@ fn times_out_of_all_bounds_harm_nothing() {
             mode: 0o644,
             mtime,
             size: 0,
-            digest: Digest::of(b""),
+            digest: Some(Digest::of(b"")),
             content: Content::Blocks(vec![]),
         };
         let bytes = change(&mut site, &[command], &[]);
@@ -289,38 +291,10 @@ fn immutable_files_in_live_are_copied_and_an_immutable_live_stays() {
     assert_eq!(site.live_content(), second());
 }
 
-/// Set for the second run of a test, inside a mount namespace of its own; holds the directory.
-const INSIDE: &str = "PRESSRUN_TEST_MOUNTS";
-
 /// Cases 63, 65, 66.
 #[test]
 fn mounts_in_the_way_and_file_systems_that_take_nothing_are_refused() {
-    if let Some(dir) = std::env::var_os(INSIDE) {
-        return among_mounts(Path::new(&dir));
-    }
-    let dir = tempfile::tempdir().unwrap();
-    let name = std::thread::current().name().expect("the harness names its threads").to_owned();
-    let script =
-        "mount -t tmpfs -o size=4m,nr_inodes=60 tmpfs \"$1\" || exit 77; exec \"$2\" --exact \"$3\" --nocapture";
-    let output = std::process::Command::new("unshare")
-        .args(["-m", "sh", "-c", script, "sh"])
-        .arg(dir.path())
-        .arg(std::env::current_exe().unwrap())
-        .arg(name)
-        .env(INSIDE, dir.path())
-        .output();
-    match output {
-        Ok(output) if output.status.success() => {
-            assert!(String::from_utf8_lossy(&output.stdout).contains("1 passed"), "the test itself ran inside");
-        }
-        Ok(output) if output.status.code() == Some(77) || output.stdout.is_empty() => {
-            eprintln!("skipped: no mount namespace can be made here");
-        }
-        Ok(output) => {
-            panic!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
-        }
-        Err(error) => eprintln!("skipped: {error}"),
-    }
+    on_a_mounted_disk("size=4m,nr_inodes=60", among_mounts);
 }
 
 fn mount(arguments: &[&str], at: &Path) {

@@ -1,6 +1,6 @@
 //! Prepare, commit, inventory.
 
-use common::assignment::{Base, Kind, head};
+use common::assignment::{Effect, Kind};
 use common::outcome::{Outcome, RefusalCode};
 
 use super::fixture::*;
@@ -123,9 +123,8 @@ fn an_unpublished_directory_is_adopted_only_when_asked_and_only_differences_are_
     assert_eq!(refusal(&site.handle(&file)), RefusalCode::LiveNotEmpty);
 
     site.policy.adopt = true;
-    let (commands_to_new, _, _) = commands(&TreeContent::default(), &new, Style::Local);
-    let header = site.draft(Kind::Inventory, Base::Any, new.version());
-    let inventory = head(header, &commands_to_new, &[], &key()).unwrap();
+    let (commands_to_new, _) = commands(&TreeContent::default(), &new, Style::Local);
+    let inventory = signed(site.draft(Kind::Inventory), Effect::of_order(new.version()), &commands_to_new, &[]);
     let outcome = site.handle(&inventory);
     let changed: Vec<u32> = (0_u32..)
         .zip(&commands_to_new)
@@ -253,9 +252,7 @@ fn live_is_never_missing_for_whoever_opens_it_during_swaps() {
             opened
         });
         for to in [first(), second()].iter().cycle().take(60) {
-            let header = site.draft(Kind::Rollback, Base::Any, to.version());
-            let number = header.number;
-            let file = head(header, &[], &[], &key()).unwrap();
+            let (number, file) = site.rollback_file(to.version());
             assert!(matches!(site.handle(&file), Outcome::Prepared { .. }));
             site.commit(number, to.version());
         }

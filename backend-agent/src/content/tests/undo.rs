@@ -1,15 +1,13 @@
 //! Undo and rollback.
 
-use common::assignment::{Base, Kind, head};
+use common::assignment::Kind;
 use common::ids::AssignmentNumber;
 use common::outcome::{Outcome, RefusalCode};
 
 use super::fixture::*;
 
 fn rollback(site: &mut Site, to: &TreeContent) -> (AssignmentNumber, Outcome) {
-    let header = site.draft(Kind::Rollback, Base::Any, to.version());
-    let number = header.number;
-    let file = head(header, &[], &[], &key()).unwrap();
+    let (number, file) = site.rollback_file(to.version());
     (number, site.handle(&file))
 }
 
@@ -55,8 +53,8 @@ fn a_repeated_commit_is_not_answered_from_memory_after_its_undo() {
 #[test]
 fn an_undo_that_comes_before_its_prepare_and_commit_keeps_them_out() {
     let mut site = Site::with(&first());
-    let (number, prepare) = site.prepare_file_with(&first(), &second(), Style::Delta, |header| {
-        header.sequence.0 = 100;
+    let (number, prepare) = site.prepare_file_with(&first(), &second(), Style::Delta, |draft, _| {
+        draft.sequence.0 = 100;
     });
     assert_eq!(site.undo(number), Outcome::Undone { version: Some(first().version()) });
     assert_eq!(refusal(&site.handle(&prepare)), RefusalCode::NotPrepared);

@@ -4,7 +4,7 @@ use std::io::Cursor;
 
 use common::assignment::{
     AssignmentReader, Base, BlockInfo, Command, Content, Extent, FORMAT, HEADER_DOMAIN, Header, Kind, Limits,
-    LivePolicy, MAGIC, apply, pack,
+    LivePolicy, MAGIC, Stretch, apply, encode_commands, pack,
 };
 use common::digest::Digest;
 use common::ids::{AssignmentNumber, ClusterId, RunNumber, Sequence, ServerId};
@@ -22,6 +22,7 @@ const LIMITS: Limits = Limits {
     commands_packed_bytes_max: 64 << 10,
     commands_raw_bytes_max: 256 << 10,
     blocks_max: 100,
+    blocks_raw_bytes_max: 64 << 10,
     result_bytes_max: 1 << 30,
 };
 const CONTENT: &[u8] = b"hello, hello, hello, hello, hello";
@@ -60,17 +61,18 @@ impl Parts {
     /// A file that is rightly signed, whatever stands in it.
     fn to_file(&self) -> Vec<u8> {
         let [header, commands, table, data] = &self.parts;
-        let packed = zstd::bulk::compress(commands, 1).expect("memory is there");
+        let pack = |bytes: &[u8]| zstd::bulk::compress(bytes, 1).expect("memory is there");
+        let (packed, table_packed) = (pack(commands), pack(table));
+        // The commands begin with the list of their kinds, the table with its length.
+        let count = |bytes: &[u8]| postcard::take_from_bytes::<u32>(bytes).map(|(count, _)| count);
         let header = match postcard::from_bytes::<Header>(header) {
             Ok(header) if self.how & 1 != 0 => encoded(&Header {
-                commands: postcard::from_bytes::<Vec<Command>>(commands)
-                    .map_or(header.commands, |commands| u32::try_from(commands.len()).unwrap_or(0)),
+                commands: count(commands).unwrap_or(header.commands),
                 commands_packed_bytes: packed.len() as u64,
                 commands_raw_bytes: commands.len() as u64,
                 commands_digest: Digest::of(&packed),
-                blocks: postcard::from_bytes::<Vec<BlockInfo>>(table)
-                    .map_or(header.blocks, |blocks| u32::try_from(blocks.len()).unwrap_or(0)),
-                blocks_digest: Digest::of(table),
+                blocks: count(table).unwrap_or(header.blocks),
+                blocks_digest: Digest::of(&table_packed),
                 data_bytes: data.len() as u64,
                 ..header
             }),
@@ -84,8 +86,8 @@ impl Parts {
         file.extend_from_slice(&1_u32.to_le_bytes());
         file.extend_from_slice(&signature.0);
         file.extend_from_slice(&packed);
-        file.extend_from_slice(&(table.len() as u64).to_le_bytes());
-        file.extend_from_slice(table);
+        file.extend_from_slice(&(table_packed.len() as u64).to_le_bytes());
+        file.extend_from_slice(&table_packed);
         file.extend_from_slice(data);
         file
     }
@@ -126,7 +128,7 @@ fn commands() -> Vec<Command> {
         mode: 0o644,
         mtime: 1,
         size: CONTENT.len() as u64,
-        digest: Digest::of(CONTENT),
+        digest: Some(Digest::of(CONTENT)),
         content,
     };
     vec![
@@ -149,9 +151,12 @@ fn base() -> Manifest {
 pub(super) fn assignment() -> Target {
     let (block, packed) = pack(CONTENT, None, 3).expect("packs");
     let (stored, bytes) = pack(b"xy", None, 3).expect("packs");
+    let (refers, delta) = pack(CONTENT, Some(CONTENT), 3).expect("packs");
+    let refers = BlockInfo { reference: vec![Stretch::Files { first: 0, count: 1 }], ..refers };
+    let (blocks, data) = ([block, stored, refers], [packed, bytes, delta].concat());
     let sample = |how, commands: &[Command]| Parts {
         how,
-        parts: [encoded(&header()), encoded(&commands), encoded(&vec![block, stored]), [&packed[..], &bytes].concat()],
+        parts: [encoded(&header()), encode_commands(commands, &blocks), encoded(&blocks.to_vec()), data.clone()],
     };
     let whole = sample(1, &commands());
     let mut as_it_is = vec![2];

@@ -1,0 +1,125 @@
+//! How much work is put into making an assignment small.
+
+use std::io;
+use std::str::FromStr;
+
+use common::assignment::{BlockInfo, Codec};
+use zstd::zstd_safe::{self, CCtx, CParameter};
+
+/// How much work is put into making an assignment small.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Level {
+    /// The fewest bytes.
+    Small,
+    /// Few bytes, soon. The default.
+    #[default]
+    Balanced,
+    /// For huge changes: as fast as disks and networks.
+    Fast,
+}
+
+/// A level that there is not.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the level is small, balanced or fast, not {found:?}")]
+pub struct LevelError {
+    found: String,
+}
+
+impl FromStr for Level {
+    type Err = LevelError;
+
+    fn from_str(text: &str) -> Result<Self, LevelError> {
+        match text {
+            "small" => Ok(Self::Small),
+            "balanced" => Ok(Self::Balanced),
+            "fast" => Ok(Self::Fast),
+            _ => Err(LevelError { found: text.to_owned() }),
+        }
+    }
+}
+
+/// Up to this length, old and new bytes together, the best packing takes no time worth saving.
+const BEST_BYTES_MAX: usize = 256 << 10;
+/// Smallest and largest window of zstd that is used; the largest holds the longest block and reference.
+const WINDOW_LOG_MIN: u32 = 10;
+const WINDOW_LOG_MAX: u32 = 27;
+
+impl Level {
+    /// Longest block, unpacked.
+    pub(super) fn block_bytes_max(self) -> usize {
+        match self {
+            Self::Small | Self::Balanced => 16 << 20,
+            Self::Fast => 4 << 20,
+        }
+    }
+
+    /// Longest reference of a block: its old version and half as much again from elsewhere.
+    pub(super) fn reference_bytes_max(self) -> u64 {
+        match self {
+            Self::Small | Self::Balanced => 28 << 20,
+            Self::Fast => 7 << 20,
+        }
+    }
+
+    /// Old bytes that are looked at to find what `bytes` of changed files come from, beyond their old
+    /// versions.
+    pub(super) fn search_bytes(self, bytes: u64) -> u64 {
+        match self {
+            Self::Small => 16 * bytes + (256 << 20),
+            Self::Balanced => 4 * bytes + (64 << 20),
+            Self::Fast => 2 * bytes + (16 << 20),
+        }
+    }
+
+    /// How many kinds of old files are looked at: what is gone, of the same kind, any.
+    pub(super) fn search_classes(self) -> usize {
+        match self {
+            Self::Small => 3,
+            Self::Balanced => 2,
+            Self::Fast => 1,
+        }
+    }
+
+    /// Packs a block. An empty reference is none; of a block that gains nothing it is not used. What the
+    /// reference consists of is not in the row yet.
+    pub(super) fn pack(self, raw: &[u8], reference: &[u8]) -> io::Result<(BlockInfo, Vec<u8>)> {
+        let both = raw.len() + reference.len();
+        let window_log = both.next_power_of_two().ilog2().clamp(WINDOW_LOG_MIN, WINDOW_LOG_MAX);
+        let best = both <= BEST_BYTES_MAX;
+        let mut parameters = vec![
+            CParameter::WindowLog(window_log),
+            CParameter::ContentSizeFlag(true),
+            // Whatever the length: in text with many repetitions the ordinary search gives up before it has
+            // gone back as far as what the bytes were made from.
+            CParameter::EnableLongDistanceMatching(true),
+        ];
+        match self {
+            Self::Small | Self::Balanced if best => parameters.push(CParameter::CompressionLevel(19)),
+            // The search of many candidates for each position gains little where the old version is at
+            // hand, and takes most of the time.
+            Self::Small => parameters.extend([CParameter::CompressionLevel(19), CParameter::SearchLog(3)]),
+            // The nearest match is better than the longest, as long as that is not very long.
+            Self::Balanced => parameters.extend([CParameter::CompressionLevel(12), CParameter::LdmMinMatch(512)]),
+            Self::Fast => parameters.extend([
+                CParameter::CompressionLevel(1),
+                CParameter::HashLog(17),
+                CParameter::LdmMinMatch(128),
+            ]),
+        }
+        let failed = |code| io::Error::other(zstd_safe::get_error_name(code));
+        let mut context = CCtx::create();
+        for parameter in parameters {
+            context.set_parameter(parameter).map_err(failed)?;
+        }
+        if !reference.is_empty() {
+            context.ref_prefix(reference).map_err(failed)?;
+        }
+        let mut packed = Vec::with_capacity(zstd_safe::compress_bound(raw.len()));
+        context.compress2(&mut packed, raw).map_err(failed)?;
+        if packed.len() >= raw.len() {
+            return Ok((BlockInfo::of(Codec::Stored, raw, raw.len()), raw.to_vec()));
+        }
+        let codec = if reference.is_empty() { Codec::Zstd } else { Codec::ZstdPrefix };
+        Ok((BlockInfo::of(codec, &packed, raw.len()), packed))
+    }
+}
