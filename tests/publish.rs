@@ -192,6 +192,25 @@ fn moved_files_and_new_modes_cross_the_wan_as_names_only() {
 }
 
 #[test]
+fn a_server_that_is_removed_is_left_as_it_is_by_later_publishes() {
+    let farm = Farm::start(FarmSpec::of(env!("CARGO_BIN_EXE_pressrun"), 1, 3), &[]);
+    let kept = farm.scratch("kept");
+    trees::generate(&kept, Plan { seed: 1, bytes: 100_000, file_bytes: 20_000 }).expect("a tree");
+    stage(&farm, &kept);
+    farm.publish(&[]).done();
+    let removed = farm.follower_of(1);
+    farm.cli(&["server", "remove", &removed.to_string()]).expect_code(0);
+    farm.cli(&["server", "remove", &removed.to_string()]).expect_code(1);
+    trees::change(&farm.staging(), 2, 0.5).expect("staging");
+    let run = farm.publish(&["--quorum", "100%"]).done();
+    assert!(run.server(&removed.to_string()).is_none(), "{run}");
+    let others: Vec<_> = farm.hosts().into_iter().filter(|host| *host != removed).collect();
+    farm.assert_live(&others, &farm.staging());
+    farm.assert_live(&[removed], &kept);
+    assert!(!farm.servers().contains_key(&removed.to_string()), "{:#?}", farm.servers());
+}
+
+#[test]
 fn a_checkpoint_is_restored_after_later_releases() {
     let farm = Farm::start(two_segments_of_three(), &[]);
     let tree = |seed| {

@@ -14,6 +14,7 @@ mod run;
 mod runs;
 mod schedule;
 mod segments;
+mod server;
 mod servers;
 mod site;
 mod status;
@@ -75,6 +76,8 @@ pub(crate) enum Command {
     Schedule(schedule::Args),
     /// List the servers
     Servers(servers::Args),
+    /// Remove a server for good
+    Server(server::Args),
     /// List the network segments
     Segments(segments::Args),
     /// Show the whole cluster in a few lines
@@ -102,6 +105,7 @@ impl Command {
             Self::Run(args) => args.client.json,
             Self::Schedule(args) => args.client.json,
             Self::Servers(args) => args.client.json,
+            Self::Server(args) => args.client.json,
             Self::Segments(args) => args.client.json,
             Self::Status(args) => args.client.json,
             Self::Events(args) => args.client.json,
@@ -130,6 +134,7 @@ pub(crate) async fn run(command: Command) -> Result<Exit, CommandError> {
         Command::Run(args) => run::run(args).await,
         Command::Schedule(args) => schedule::run(args).await,
         Command::Servers(args) => servers::run(args).await,
+        Command::Server(args) => server::run(args).await,
         Command::Segments(args) => segments::run(args).await,
         Command::Status(args) => status::run(args).await,
         Command::Events(args) => events::run(args).await,

@@ -53,6 +53,7 @@ fn every_documented_form_is_understood() {
         "run cancel 7",
         "run wait 7 --timeout 90s",
         "servers --ccm https://c --token-file t --ca ca.pem",
+        "server remove web1",
         "segments",
         "status --data /d --json",
     ] {

@@ -23,30 +23,17 @@ impl Election {
     /// Where the administrator names the leader, nobody else leads, and nobody claims.
     pub(super) fn check_named(&self, from: ServerId, message: &Message) -> Result<(), Rejected> {
         let Mode::Fixed { leader } = self.mode else { return Ok(()) };
-        match message {
+        let is_of_a_leader = match message {
             Message::Announcement(_)
             | Message::Verified { .. }
             | Message::Claiming { .. }
             | Message::Claim(_)
             | Message::Resign { .. }
             | Message::HandOver { .. }
-            | Message::Challenge { .. }
-                if leader != Some(from) =>
-            {
-                Err(Rejected::NotNamed { from })
-            }
-            Message::Announcement(_)
-            | Message::Verified { .. }
-            | Message::Claiming { .. }
-            | Message::Claim(_)
-            | Message::Resign { .. }
-            | Message::HandOver { .. }
-            | Message::Challenge { .. }
-            | Message::Query { .. }
-            | Message::Probe { .. }
-            | Message::Heard { .. }
-            | Message::Verify { .. } => Ok(()),
-        }
+            | Message::Challenge { .. } => true,
+            Message::Query { .. } | Message::Probe { .. } | Message::Heard { .. } | Message::Verify { .. } => false,
+        };
+        if is_of_a_leader && leader != Some(from) { Err(Rejected::NotNamed { from }) } else { Ok(()) }
     }
 
     pub(super) fn next_round(&self) -> u32 {
