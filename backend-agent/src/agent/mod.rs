@@ -388,6 +388,11 @@ impl Agent {
     fn stop(&mut self) {
         let now = self.clock.now();
         self.member.leave();
+        if let Some(leading) = &self.leading {
+            // Who registered a moment ago can lead next, too; changes are told with delay.
+            let members = leading.registrar.members();
+            self.election.set_successor(protocol::election::successor(self.identity.server, &members));
+        }
         self.election.resign(now);
         self.pump();
         tracing::info!("the agent stops");

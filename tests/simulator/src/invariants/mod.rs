@@ -17,6 +17,7 @@ mod one_leader_of_an_epoch;
 mod only_leaders_are_followed;
 mod reports_are_their_servers_own;
 mod reports_never_go_back;
+mod votes_again_for_who_claims;
 
 use crate::facts::Fact;
 use crate::world::World;
@@ -47,6 +48,7 @@ pub fn all() -> Vec<Box<dyn Invariant>> {
         Box::<reports_are_their_servers_own::ReportsAreTheirServersOwn>::default(),
         Box::<reports_never_go_back::ReportsNeverGoBack>::default(),
         Box::<heard_before_acknowledged::HeardBeforeAcknowledged>::default(),
+        Box::<votes_again_for_who_claims::VotesAgainForWhoClaims>::default(),
         Box::new(asks_the_smaller_half::AsksTheSmallerHalf),
         Box::new(bounded_answers::BoundedAnswers),
     ]
