@@ -158,6 +158,8 @@ impl Running {
         if !self.windows.entry(datagram.sender).or_default().take(datagram.boot, datagram.counter) {
             return;
         }
+        let heard = (datagram.sender, datagram.boot, datagram.counter);
+        self.facts.push(Fact::Heard { server: self.id, datagram: heard });
         let Ok(message) = postcard::from_bytes::<Control>(&datagram.body) else { return };
         let from = datagram.sender;
         self.election.heard_from_leader(from, now);
@@ -184,7 +186,14 @@ impl Running {
         if let Some(leading) = &mut self.leading {
             leading.collector.handle_message(from, message, now).ok();
         }
+        let before = self.reporter.pending();
         self.reporter.handle_message(from, message, now);
+        if let reports::Message::Ack { epoch, .. } = message
+            && self.reporter.pending() < before
+        {
+            let follows = self.election.leader();
+            self.facts.push(Fact::Acknowledged { server: self.id, by: (from, *epoch), follows });
+        }
     }
 
     /// Does what is due.
