@@ -143,12 +143,11 @@ mod tests {
     }
 
     fn asked(proof: &mut Proof, now: Timestamp) -> Vec<(ServerId, u64)> {
-        std::iter::from_fn(|| proof.due(now))
-            .map(|(to, message)| match message {
-                Message::Verify { number } => (to, number),
-                other => panic!("not a question: {other:?}"),
-            })
-            .collect()
+        let number = |(to, message)| {
+            let Message::Verify { number } = message else { panic!("not a question: {message:?}") };
+            (to, number)
+        };
+        std::iter::from_fn(|| proof.due(now)).map(number).collect()
     }
 
     fn proof(seed: u64) -> Proof {

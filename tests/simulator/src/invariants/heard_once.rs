@@ -25,10 +25,8 @@ impl Invariant for HeardOnce {
                 Fact::Started { server, .. } => {
                     self.heard.remove(server);
                 }
-                Fact::Heard { server, datagram } => {
-                    if !self.heard.entry(*server).or_default().insert(*datagram) {
-                        return Err(format!("{server} hears {datagram:?} a second time"));
-                    }
+                Fact::Heard { server, datagram } if !self.heard.entry(*server).or_default().insert(*datagram) => {
+                    return Err(format!("{server} hears {datagram:?} a second time"));
                 }
                 _ => {}
             }
