@@ -291,6 +291,10 @@ impl Participant {
     /// Says good-bye, so that nobody waits for silence.
     pub fn stop(&mut self, now: Timestamp) {
         self.member.leave();
+        if self.is_leader() {
+            // Who registered a moment ago can lead next, too; changes are told with delay.
+            self.election.set_successor(election::successor(self.info.server, &self.members()));
+        }
         self.resign(now);
     }
 

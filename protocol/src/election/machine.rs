@@ -108,6 +108,7 @@ impl Election {
         now: Timestamp,
     ) -> Self {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        let proof = Proof::new(seed, config.announce_interval);
         let own =
             server.0.chunks(4).fold(0, |sum, four| four.iter().fold(sum, |s: u32, b| s.rotate_left(8) ^ u32::from(*b)));
         let tag = (rng.next_u32() ^ own) & 0x00ff_ffff;
@@ -127,7 +128,7 @@ impl Election {
             resigned: None,
             behind: None,
             mode: Mode::Elected,
-            proof: Proof::new(seed),
+            proof,
             successor: None,
             is_busy: false,
             heard_at: None,
@@ -251,12 +252,13 @@ impl Election {
             Message::Challenge { epoch, priority } => self.on_challenge(epoch, priority, now),
             Message::Verify { number } => self.on_verify(from, number, now),
             Message::Verified { announcement, number } => {
-                if self.proof.answers(number, &announcement) {
+                if self.proof.is_answer(from, number, now) {
+                    self.proof.believe(&announcement);
                     self.on_announcement(from, announcement, now);
                 }
             }
             Message::Claiming { claim, number } => {
-                if self.proof.claims(from, number) && self.reopens_for(&claim) {
+                if self.proof.is_answer(from, number, now) && self.reopens_for(&claim) {
                     self.reopen_vote(now);
                 }
             }

@@ -515,9 +515,14 @@ fn what_a_server_without_the_role_has_seen_uses_up_no_epochs_and_it_yields_in_th
 
 fn sent_to(said: &[Output], to: u8) -> Vec<Message> {
     said.iter()
-        .filter_map(|output| if let Output::SendTo { to, message } = output { Some((*to, *message)) } else { None })
-        .filter(|(receiver, _)| *receiver == id(to))
-        .map(|(_, message)| message)
+        .filter_map(|output| match output {
+            Output::SendTo { to: receiver, message } => (*receiver == id(to)).then_some(*message),
+            Output::Send(_)
+            | Output::PersistEpoch(_)
+            | Output::BecameLeader { .. }
+            | Output::Follows { .. }
+            | Output::LostLeader => None,
+        })
         .collect()
 }
 

@@ -10,6 +10,8 @@ const MEMORY_BYTES: u64 = 1 << 30;
 #[test]
 fn no_decoder_panics_takes_more_memory_or_says_something_else_again() {
     limit_memory(MEMORY_BYTES).expect("the kernel limits");
+    let more = usize::try_from(MEMORY_BYTES).expect("fits");
+    assert!(Vec::<u8>::new().try_reserve_exact(more).is_err(), "the limit is none");
     for mut target in targets::all() {
         let summary = run(&mut target, &[], 1, Until::Inputs(INPUTS)).unwrap_or_else(|failure| panic!("{failure}"));
         assert!(summary.decoded > 0, "{}: nothing is ever decoded", target.name);

@@ -74,6 +74,22 @@ pub enum Fact {
         /// Itself.
         info: MemberInfo,
     },
+    /// A server believed a datagram.
+    Heard {
+        /// Which server.
+        server: ServerId,
+        /// Who sealed the datagram, in which of its starts, and which of that start it is.
+        datagram: (ServerId, u64, u64),
+    },
+    /// A server has less to report, because of an acknowledgement.
+    Acknowledged {
+        /// Which.
+        server: ServerId,
+        /// By whom, and of which epoch.
+        by: (ServerId, u64),
+        /// Whom it followed at that moment, and in which epoch.
+        follows: Option<(ServerId, u64)>,
+    },
     /// A server has something to report.
     Submitted {
         /// What.

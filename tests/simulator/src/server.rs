@@ -140,9 +140,18 @@ impl Running {
         if !self.windows.entry(datagram.sender).or_default().take(datagram.boot, datagram.counter) {
             return;
         }
+        let heard = (datagram.sender, datagram.boot, datagram.counter);
+        self.facts.push(Fact::Heard { server: self.id, datagram: heard });
         let Ok(message) = postcard::from_bytes::<Control>(&datagram.body) else { return };
         // What a machine rejects it rejects without effect; the invariants would see one.
+        let before = self.part.pending();
         self.part.handle_message(datagram.sender, roles, &message, now).ok();
+        if let Control::Reports(reports::Message::Ack { epoch, .. }) = message
+            && self.part.pending() < before
+        {
+            let follows = self.part.leader();
+            self.facts.push(Fact::Acknowledged { server: self.id, by: (datagram.sender, epoch), follows });
+        }
     }
 
     /// Does what is due.

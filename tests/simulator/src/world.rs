@@ -357,7 +357,7 @@ impl World {
     }
 
     fn note_fact(&self, fact: &Fact) {
-        if self.trace && !matches!(fact, Fact::Members { .. } | Fact::Took { .. }) {
+        if self.trace && !matches!(fact, Fact::Members { .. } | Fact::Took { .. } | Fact::Heard { .. }) {
             let text = format!("{fact:?}");
             let cut: String = text.chars().take(300).collect();
             self.note(format_args!("{cut}"));

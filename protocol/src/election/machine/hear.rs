@@ -69,7 +69,7 @@ impl Election {
         let stale = round <= epoch_round(self.epoch);
         match self.state {
             State::Leading { .. } if self.reopens_for(&heard) => {
-                let message = self.proof.ask_claimant(from);
+                let message = self.proof.ask(from, now);
                 self.send_to(from, message);
             }
             State::Leading { .. } => self.answer_as_leader(heard.seen, now),

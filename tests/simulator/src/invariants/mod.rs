@@ -5,6 +5,7 @@
 
 #![expect(clippy::wildcard_enum_match_arm, reason = "an invariant looks at the facts that it is about")]
 
+mod acknowledged_in_office;
 mod asks_the_smaller_half;
 mod bounded_answers;
 mod confirmed_means_held;
@@ -12,11 +13,13 @@ mod durable_before_used;
 mod epochs_never_fall;
 mod followed_while_leading;
 mod heard_before_acknowledged;
+mod heard_once;
 mod members_speak_for_themselves;
 mod one_leader_of_an_epoch;
 mod only_leaders_are_followed;
 mod reports_are_their_servers_own;
 mod reports_never_go_back;
+mod votes_again_for_who_claims;
 
 use crate::facts::Fact;
 use crate::world::World;
@@ -47,6 +50,9 @@ pub fn all() -> Vec<Box<dyn Invariant>> {
         Box::<reports_are_their_servers_own::ReportsAreTheirServersOwn>::default(),
         Box::<reports_never_go_back::ReportsNeverGoBack>::default(),
         Box::<heard_before_acknowledged::HeardBeforeAcknowledged>::default(),
+        Box::<votes_again_for_who_claims::VotesAgainForWhoClaims>::default(),
+        Box::<heard_once::HeardOnce>::default(),
+        Box::new(acknowledged_in_office::AcknowledgedInOffice),
         Box::new(asks_the_smaller_half::AsksTheSmallerHalf),
         Box::new(bounded_answers::BoundedAnswers),
     ]

@@ -109,8 +109,8 @@ impl Bench {
         leader
     }
 
-    /// Ends the leader; gives the seconds until another led, and how many claimed to lead meanwhile.
-    fn replace(&mut self, end: End) -> (f64, usize) {
+    /// Ends the leader; gives the seconds until another led.
+    fn replace(&mut self, end: End) -> f64 {
         let leader = self.settle();
         let began = Moment::now();
         match end {
@@ -118,20 +118,18 @@ impl Bench {
             End::Stopped => self.farm.tell_agent_to_stop(leader),
         }
         let Self { farm, writes, view } = self;
-        let mut leaders = Vec::new();
         let first = wait_for(writes, PATIENCE, || {
-            leaders.extend(view.news().into_iter().filter_map(|(at, host, said)| match said {
+            view.news().into_iter().find_map(|(at, host, said)| match said {
                 Said::Leads(_) if host != leader => at.seconds_since(began),
                 Said::Leads(_) | Said::Follows(_) | Said::Nobody => None,
-            }));
-            leaders.first().copied()
+            })
         });
         let first = first.unwrap_or_else(|| panic!("nobody leads after {leader}: {view:?}"));
         if end == End::Stopped {
             farm.wait_agent_stopped(leader, PATIENCE);
         }
         farm.start_agent(leader);
-        (first, leaders.len())
+        first
     }
 }
 
@@ -160,17 +158,15 @@ fn main() -> ExitCode {
     ];
     println!("{:<8} {:>5} {:>8} {:>8} {:>8} {:>8}  seconds", "leader", "times", "median", "p99", "worst", "goal");
     for (name, end, times, goal) in kinds {
-        let measured: Vec<(f64, usize)> = (0..times).map(|_| bench.replace(end)).collect();
-        let seconds: Vec<f64> = measured.iter().map(|(seconds, _)| *seconds).collect();
+        let seconds: Vec<f64> = (0..times).map(|_| bench.replace(end)).collect();
         let Some([median, p99, worst]) = summary(&seconds) else { continue };
         let is_reached = p99 <= goal;
         reached &= is_reached;
         let word = if is_reached { "reached" } else { "missed" };
         println!("{name:<8} {times:>5} {median:>8.3} {p99:>8.3} {worst:>8.3} {goal:>8.3}  {word}");
-        let contested = measured.iter().filter(|(_, leaders)| *leaders > 1).count();
         rows.push(json!({
             "leader": name, "times": times, "median_seconds": median, "p99_seconds": p99, "worst_seconds": worst,
-            "goal_seconds": goal, "goal_reached": is_reached, "contested": contested, "seconds": seconds,
+            "goal_seconds": goal, "goal_reached": is_reached, "seconds": seconds,
         }));
     }
     println!("load {load_before} before, {} after; {:.0?} in all", load(), began.elapsed());
