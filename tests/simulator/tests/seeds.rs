@@ -1,5 +1,5 @@
 //! A share of the seeds with every test run; `cargo run -p pressrun-simulator -- --seeds 0..2000` runs
-//! them all, `--seeds 0..200000` takes a night.
+//! more of them, at some 5 ms of processor time each.
 
 use pressrun_simulator::run::run;
 
