@@ -40,6 +40,10 @@ impl FromStr for Level {
 
 /// Up to this length, old and new bytes together, the best packing takes no time worth saving.
 const BEST_BYTES_MAX: usize = 256 << 10;
+/// Longest stretch that zstd encodes as one, one byte short of the length from which it looks for places to
+/// cut it in smaller ones. Bytes that repeat old bytes are few numbers however they look, and every cut costs
+/// more than these.
+const UNCUT_BYTES: u32 = (128 << 10) - 1;
 /// Smallest and largest window of zstd that is used; the largest holds the longest block and reference.
 const WINDOW_LOG_MIN: u32 = 10;
 const WINDOW_LOG_MAX: u32 = 27;
@@ -112,6 +116,7 @@ impl Level {
             context.set_parameter(parameter).map_err(failed)?;
         }
         if !reference.is_empty() {
+            context.set_parameter(CParameter::MaxBlockSize(UNCUT_BYTES)).map_err(failed)?;
             context.ref_prefix(reference).map_err(failed)?;
         }
         let mut packed = Vec::with_capacity(zstd_safe::compress_bound(raw.len()));
@@ -121,5 +126,44 @@ impl Level {
         }
         let codec = if reference.is_empty() { Codec::Zstd } else { Codec::ZstdPrefix };
         Ok((BlockInfo::of(codec, &packed, raw.len()), packed))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Text and noise by turns, which looks as if it were worth cutting.
+    fn mixture() -> Vec<u8> {
+        let mut noise = vec![0; 4 << 20];
+        blake3::Hasher::new().finalize_xof().fill(&mut noise);
+        for text in noise.chunks_mut(20_000).step_by(2) {
+            text.iter_mut().for_each(|byte| *byte = b'a' + *byte % 7);
+        }
+        noise
+    }
+
+    #[test]
+    fn a_few_edits_in_megabytes_cost_hundreds_of_bytes_at_every_level() {
+        let old = mixture();
+        let mut new = old.clone();
+        new.iter_mut().skip(100_000).step_by(400_000).for_each(|byte| *byte ^= 1);
+        for level in [Level::Small, Level::Balanced, Level::Fast] {
+            let (info, packed) = level.pack(&new, &old).unwrap();
+            assert!(packed.len() < 600, "{level:?}: {} bytes", packed.len());
+            assert!(common::assignment::unpack(&info, packed, Some(&old)) == Some(new.clone()), "{level:?}");
+        }
+    }
+
+    #[test]
+    fn what_gains_nothing_is_stored_and_refers_to_nothing() {
+        let mut noise = vec![0; 10_000];
+        blake3::Hasher::new().finalize_xof().fill(&mut noise);
+        for level in [Level::Small, Level::Balanced, Level::Fast] {
+            for reference in [&b""[..], &[7; 5000]] {
+                let (info, packed) = level.pack(&noise, reference).unwrap();
+                assert_eq!((info.codec, packed.len()), (Codec::Stored, noise.len()), "{level:?}");
+            }
+        }
     }
 }
