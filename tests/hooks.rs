@@ -148,5 +148,4 @@ after = [["/bin/sh", "-c", '''
     let second = ended.word("result").expect("a version").to_owned();
     assert_eq!(ran()[1..], [second.clone(), second], "{ended}");
     farm.wait_live(ONE, &farm.staging(), PATIENCE);
-    fs::remove_file(&log).ok();
 }

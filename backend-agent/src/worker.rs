@@ -93,6 +93,7 @@ impl Worker {
         let states = sites.states();
         let (jobs, queue) = mpsc::channel::<Job>();
         let run = move || {
+            sites.after_crashes();
             let mut next = queue.recv().ok();
             while let Some(job) = next {
                 let outcome = sites.apply(&job);
@@ -150,8 +151,6 @@ impl Sites {
             if let Err(refusal) = sites.trees(&site, &live) {
                 tracing::warn!(%site, reason = refusal.reason, "a hosted site cannot be opened");
             }
-            // What failed is in the log; the run that it belongs to may be over.
-            sites.after_switch(&site).ok();
         }
         Ok(sites)
     }
@@ -244,6 +243,15 @@ impl Sites {
                 Ok(Outcome::CommittedHookFailed { version, reason: chain(&error) })
             }
             (Ok(()) | Err(_), outcome) => Ok(outcome),
+        }
+    }
+
+    /// Runs the hooks of switches that an earlier process did not live to see the end of. What fails is in
+    /// the log; the run that it belongs to may be over.
+    fn after_crashes(&mut self) {
+        let sites: Vec<SiteName> = self.open.keys().cloned().collect();
+        for site in sites {
+            self.after_switch(&site).ok();
         }
     }
 

@@ -19,6 +19,8 @@ pub struct Audience {
     answered: BTreeSet<ServerId>,
     failed: BTreeSet<ServerId>,
     in_session: BTreeSet<ServerId>,
+    /// Some may hold it though they were not heard to: it was sent before.
+    may_hold: bool,
 }
 
 /// What changed in who is present.
@@ -28,13 +30,16 @@ pub struct Change {
     pub join: Vec<ServerId>,
     /// In the session, and gone.
     pub gone: Vec<ServerId>,
+    /// A session that begins with those who join asks first what they hold.
+    pub asks_first: bool,
 }
 
 impl Audience {
-    /// An object for these servers.
+    /// An object for these servers. `known`: another leader gave it to this server, and so perhaps to the
+    /// others.
     #[must_use]
-    pub fn new(targets: impl IntoIterator<Item = ServerId>) -> Self {
-        Self { targets: targets.into_iter().collect(), ..Self::default() }
+    pub fn new(targets: impl IntoIterator<Item = ServerId>, known: bool) -> Self {
+        Self { targets: targets.into_iter().collect(), may_hold: known, ..Self::default() }
     }
 
     /// The members that are present now. Those named as joining count as being served from here on.
@@ -53,7 +58,9 @@ impl Audience {
             .copied()
             .collect();
         self.in_session.extend(join.iter().copied());
-        Change { join, gone }
+        let asks_first = self.may_hold;
+        self.may_hold |= !join.is_empty();
+        Change { join, gone, asks_first }
     }
 
     /// The member has the object.
@@ -103,7 +110,7 @@ mod tests {
 
     #[test]
     fn only_present_targets_are_served_and_each_once() {
-        let mut audience = Audience::new([server(1), server(2), server(3)]);
+        let mut audience = Audience::new([server(1), server(2), server(3)], false);
         assert_eq!(audience.members([server(1), server(2), server(9)]).join, [server(1), server(2)]);
         assert_eq!(audience.members([server(1), server(2)]).join, [], "they are being served");
         audience.served(server(1));
@@ -114,18 +121,19 @@ mod tests {
 
     #[test]
     fn a_member_that_was_given_up_is_tried_again_when_it_returns() {
-        let mut audience = Audience::new([server(1), server(2)]);
+        let mut audience = Audience::new([server(1), server(2)], false);
         audience.members([server(1), server(2)]);
         audience.failed(server(1));
         audience.session_over();
         assert_eq!(audience.members([server(1), server(2)]).join, [server(2)]);
-        assert_eq!(audience.members([server(2)]), Change::default());
+        let change = audience.members([server(2)]);
+        assert_eq!((change.join, change.gone), (vec![], vec![]));
         assert_eq!(audience.members([server(1), server(2)]).join, [server(1)]);
     }
 
     #[test]
     fn whoever_has_not_answered_is_asked_again() {
-        let mut audience = Audience::new([server(1), server(2), server(3)]);
+        let mut audience = Audience::new([server(1), server(2), server(3)], false);
         let all = [server(1), server(2), server(3)];
         audience.members(all);
         audience.served(server(1));
@@ -139,8 +147,20 @@ mod tests {
     }
 
     #[test]
+    fn only_the_first_session_sends_without_asking_unless_another_leader_was_before() {
+        let mut audience = Audience::new([server(1), server(2)], false);
+        assert!(!audience.members([]).asks_first);
+        assert!(!audience.members([server(1)]).asks_first, "nobody was there before");
+        audience.served(server(1));
+        audience.session_over();
+        assert!(audience.retry());
+        assert!(audience.members([server(1), server(2)]).asks_first);
+        assert!(Audience::new([server(1)], true).members([server(1)]).asks_first);
+    }
+
+    #[test]
     fn a_member_that_left_and_was_given_up_for_it_is_served_when_it_returns() {
-        let mut audience = Audience::new([server(1)]);
+        let mut audience = Audience::new([server(1)], false);
         audience.members([server(1)]);
         assert_eq!(audience.members([]).gone, [server(1)]);
         audience.failed(server(1));
@@ -150,7 +170,7 @@ mod tests {
 
     #[test]
     fn a_member_that_leaves_in_the_middle_is_named_and_served_when_it_is_back() {
-        let mut audience = Audience::new([server(1)]);
+        let mut audience = Audience::new([server(1)], false);
         audience.members([server(1)]);
         assert_eq!(audience.members([]).gone, [server(1)]);
         assert_eq!(audience.members([server(1)]).join, [server(1)]);

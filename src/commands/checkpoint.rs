@@ -3,22 +3,15 @@
 use common::ids::{CheckpointName, GroupName, SiteName};
 use serde_json::json;
 
-use super::{RunArgs, Session};
-use crate::client::ClientArgs;
+use super::{Asked, RunArgs, Session};
 use crate::exit::{CommandError, Exit};
 use crate::output::{or_dash, plain, time, version};
 use crate::view::Checkpoint;
 
-#[derive(Debug, clap::Args)]
-pub(crate) struct Args {
-    #[command(subcommand)]
-    action: Action,
-    #[command(flatten)]
-    pub(crate) client: ClientArgs,
-}
+pub(crate) type Args = Asked<Action>;
 
 #[derive(Debug, clap::Subcommand)]
-enum Action {
+pub(crate) enum Action {
     /// Keep what is live
     Create {
         /// The site

@@ -3,22 +3,15 @@
 use common::ids::{GroupName, SegmentName, ServerName, SiteName};
 use serde_json::json;
 
-use super::Session;
-use crate::client::ClientArgs;
+use super::{Asked, Session};
 use crate::exit::{CommandError, Exit};
 use crate::output::{or_dash, plain, time, version};
 use crate::view::Group;
 
-#[derive(Debug, clap::Args)]
-pub(crate) struct Args {
-    #[command(subcommand)]
-    action: Action,
-    #[command(flatten)]
-    pub(crate) client: ClientArgs,
-}
+pub(crate) type Args = Asked<Action>;
 
 #[derive(Debug, clap::Subcommand)]
-enum Action {
+pub(crate) enum Action {
     /// Create a content group
     #[command(group = clap::ArgGroup::new("members").required(true).args(["servers", "segment", "all"]))]
     Create {

@@ -113,6 +113,15 @@ impl Command {
     }
 }
 
+/// The arguments of a command that has commands of its own, all of which ask the content control manager.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Asked<Action: clap::Subcommand> {
+    #[command(subcommand)]
+    action: Action,
+    #[command(flatten)]
+    pub(crate) client: ClientArgs,
+}
+
 /// Does what was asked for.
 ///
 /// # Errors
@@ -211,7 +220,7 @@ impl Session {
 
 /// What commands take that make a run.
 #[derive(Debug, Clone, clap::Args)]
-struct RunArgs {
+pub(crate) struct RunArgs {
     /// Content group; needed only when the site has several
     #[arg(long, value_name = "GROUP")]
     group: Option<GroupName>,

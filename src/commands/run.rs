@@ -5,22 +5,15 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use super::{Session, duration};
-use crate::client::ClientArgs;
+use super::{Asked, Session, duration};
 use crate::exit::{CommandError, EXIT_CODES, Exit};
 use crate::output::{Table, bytes, or_dash, plain, seconds, version};
 use crate::view::{Accepted, Run};
 
-#[derive(Debug, clap::Args)]
-pub(crate) struct Args {
-    #[command(subcommand)]
-    action: Action,
-    #[command(flatten)]
-    pub(crate) client: ClientArgs,
-}
+pub(crate) type Args = Asked<Action>;
 
 #[derive(Debug, clap::Subcommand)]
-enum Action {
+pub(crate) enum Action {
     /// Show a run
     Show {
         /// Its number

@@ -3,22 +3,15 @@
 use common::ids::{CheckpointName, GroupName, ScheduleName, SiteName};
 use serde_json::json;
 
-use super::{Session, quorum};
-use crate::client::ClientArgs;
+use super::{Asked, Session, quorum};
 use crate::exit::{CommandError, Exit};
 use crate::output::{or_dash, plain, time};
 use crate::view::{Hold, Schedule};
 
-#[derive(Debug, clap::Args)]
-pub(crate) struct Args {
-    #[command(subcommand)]
-    action: Action,
-    #[command(flatten)]
-    pub(crate) client: ClientArgs,
-}
+pub(crate) type Args = Asked<Action>;
 
 #[derive(Debug, clap::Subcommand)]
-enum Action {
+pub(crate) enum Action {
     /// Make a schedule
     #[command(group = clap::ArgGroup::new("when").required(true).args(["at", "cron"]))]
     Create {
@@ -98,7 +91,7 @@ enum Action {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-enum What {
+pub(crate) enum What {
     /// Bring staging live
     Publish,
     /// Go back to the version before
@@ -110,7 +103,7 @@ enum What {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-enum Otherwise {
+pub(crate) enum Otherwise {
     /// As soon as possible
     Later,
     /// Not this time

@@ -2,20 +2,14 @@
 
 use common::ids::ServerName;
 
-use super::Session;
-use crate::client::{ClientArgs, path_part};
+use super::{Asked, Session};
+use crate::client::path_part;
 use crate::exit::{CommandError, Exit};
 
-#[derive(Debug, clap::Args)]
-pub(crate) struct Args {
-    #[command(subcommand)]
-    action: Action,
-    #[command(flatten)]
-    pub(crate) client: ClientArgs,
-}
+pub(crate) type Args = Asked<Action>;
 
 #[derive(Debug, clap::Subcommand)]
-enum Action {
+pub(crate) enum Action {
     /// Remove a server for good: it gets no content any more, and does not lead; what is live on it
     /// stays. Its name can be taken by another that joins with a token
     Remove {

@@ -6,23 +6,16 @@ use std::path::{Path, PathBuf};
 use common::ids::SiteName;
 use serde_json::json;
 
-use super::Session;
-use crate::client::ClientArgs;
+use super::{Asked, Session};
 use crate::exit::{CommandError, Exit};
 use crate::output::{Table, or_dash, plain, time, version};
 use crate::view::Site;
 
-#[derive(Debug, clap::Args)]
-pub(crate) struct Args {
-    #[command(subcommand)]
-    action: Action,
-    #[command(flatten)]
-    pub(crate) client: ClientArgs,
-}
+pub(crate) type Args = Asked<Action>;
 
 /// How an assignment reaches the network segments.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-enum Wan {
+pub(crate) enum Wan {
     /// The content control manager decides
     Auto,
     /// It serves every group leader itself
@@ -42,7 +35,7 @@ impl Wan {
 }
 
 #[derive(Debug, clap::Subcommand)]
-enum Action {
+pub(crate) enum Action {
     /// Create a site
     Create {
         /// What to call it

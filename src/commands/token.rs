@@ -5,22 +5,16 @@ use std::time::Duration;
 use common::ids::SegmentName;
 use serde_json::json;
 
-use super::{Session, duration};
-use crate::client::{ClientArgs, path_part};
+use super::{Asked, Session, duration};
+use crate::client::path_part;
 use crate::exit::{CommandError, Exit};
 use crate::output::{or_dash, plain, time};
 use crate::view::Token;
 
-#[derive(Debug, clap::Args)]
-pub(crate) struct Args {
-    #[command(subcommand)]
-    action: Action,
-    #[command(flatten)]
-    pub(crate) client: ClientArgs,
-}
+pub(crate) type Args = Asked<Action>;
 
 #[derive(Debug, clap::Subcommand)]
-enum Action {
+pub(crate) enum Action {
     /// Make a token; it is shown this once
     Create {
         /// Admit servers to this network segment only

@@ -42,8 +42,6 @@ struct Active {
     ticket: Ticket,
     audience: Audience,
     session: Option<(u32, Distribution)>,
-    /// Members may hold it already, for it was distributed before.
-    known: bool,
     progress_at: Timestamp,
 }
 
@@ -315,18 +313,16 @@ impl Agent {
     fn distribute(&mut self, signed: Signed<Ticket>, ticket: &Ticket) {
         let now = self.clock.now();
         let object = ticket.object;
-        // What another leader gave to this server it may have given to the others.
         let known = self.handled.contains_key(&ticket.assignment) || self.applying.contains(&ticket.assignment);
         self.apply(ticket.clone());
         let own = self.identity.server;
         if let Some(leading) = &mut self.leading {
             let reported = self.part.reports();
             leading.active.entry(object).or_insert_with(|| Active {
-                audience: Audience::new(ticket.targets.iter().copied().filter(|target| *target != own)),
+                audience: Audience::new(ticket.targets.iter().copied().filter(|target| *target != own), known),
                 signed,
                 ticket: ticket.clone(),
                 session: None,
-                known,
                 progress_at: now,
             });
             leading.heard_reports(&reported);
@@ -357,7 +353,8 @@ impl Agent {
         let now = self.clock.now();
         let Some(leading) = &mut self.leading else { return };
         let Some(active) = leading.active.get_mut(&object) else { return };
-        let Change { join, gone } = active.audience.members(leading.members.iter().map(|member| member.server));
+        let Change { join, gone, asks_first } =
+            active.audience.members(leading.members.iter().map(|member| member.server));
         if let Some((_, distribution)) = &mut active.session {
             for server in gone {
                 distribution.gone(server, now);
@@ -403,8 +400,7 @@ impl Agent {
             &join,
             now,
         );
-        let is_again = std::mem::replace(&mut active.known, true);
-        let distribution = if is_again { distribution.asking_first() } else { distribution };
+        let distribution = if asks_first { distribution.asking_first() } else { distribution };
         active.progress_at = now + PROGRESS_INTERVAL;
         active.session = Some((session, distribution));
     }

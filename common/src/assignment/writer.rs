@@ -38,7 +38,7 @@ pub struct Draft {
 
 /// What an assignment leads from and to, which whoever builds it knows; each field stands in the
 /// [`Header`] as it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Effect {
     /// What it starts from.
     pub base: Base,
