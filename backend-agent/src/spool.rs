@@ -5,6 +5,7 @@
 //! claim what a power cut took: bytes are believed only when the whole file has its digest, and what has
 //! not is fetched anew.
 
+mod stretch;
 mod writer;
 
 use std::fs::{self, File, OpenOptions};
@@ -15,9 +16,10 @@ use std::time::{Duration, SystemTime};
 
 use common::digest::Digest;
 use protocol::session::codec::{Restoration, Unsolvable, restore};
-use protocol::session::{Geometry, LANES, RangeSet};
+use protocol::session::{Geometry, RangeSet};
 use serde::{Deserialize, Serialize};
 
+use stretch::Stretch;
 pub use writer::Growth;
 pub(crate) use writer::WriteError;
 use writer::Writer;
@@ -29,9 +31,6 @@ const HELD: &str = "held";
 /// How old a note may be that is gone on with.
 const NOTE_LIFE: Duration = Duration::from_secs(3600);
 const NOTE_VERSION: u8 = 1;
-/// Longest stretch that is read in one go to restore a block, in bytes: a group of blocks of symbols of the
-/// usual length, and then some.
-const STRETCH_BYTES_MAX: usize = 4 << 20;
 /// Longest note that is read, in bytes: a million runs.
 const NOTE_BYTES_MAX: u64 = 10 << 20;
 
@@ -75,9 +74,7 @@ pub(crate) struct Spool {
     directory: PathBuf,
     geometry: Geometry,
     parity: Option<File>,
-    /// A stretch of the file from this offset, read for one block: the blocks beside it are in it too, and
-    /// are often restored next.
-    stretch: (u64, Vec<u8>),
+    stretch: Stretch,
 }
 
 /// Where an object's file is.
@@ -103,7 +100,7 @@ impl Spool {
                 directory: directory.to_owned(),
                 geometry: *geometry,
                 parity: None,
-                stretch: (0, Vec::new()),
+                stretch: Stretch::default(),
             },
             was_there,
         ))
@@ -111,8 +108,7 @@ impl Spool {
 
     /// Takes a symbol; it may be kept back until [`Spool::flush`].
     pub(crate) fn write_symbol(&mut self, symbol: u32, payload: &[u8]) -> Result<(), WriteError> {
-        // Only blocks that are restored one right after the other share what was read.
-        self.stretch.1.clear();
+        self.stretch.written(self.geometry.offset(symbol), payload);
         self.writer.write(self.geometry.offset(symbol), payload)
     }
 
@@ -139,7 +135,6 @@ impl Spool {
     }
 
     pub(crate) fn write_parity(&mut self, block: u32, index: u8, payload: &[u8]) -> io::Result<()> {
-        self.stretch.1.clear();
         if self.parity.is_none() {
             let path = self.directory.join("parity");
             let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&path)?;
@@ -154,14 +149,13 @@ impl Spool {
     pub(crate) fn restore(&mut self, restoration: &Restoration) -> Result<(), RestoreError> {
         self.writer.flush()?;
         let (parity, object) = (self.parity.as_ref(), self.writer.file());
-        read_stretch(&mut self.stretch, object, &self.geometry, restoration.block)?;
-        let (start, stretch) = (self.stretch.0, &self.stretch.1);
+        self.stretch.cover(object, &self.geometry, restoration.block)?;
+        let stretch = &self.stretch;
         restore(
             &self.geometry,
             restoration,
             |offset, symbol| {
-                let from = offset.checked_sub(start).and_then(|from| usize::try_from(from).ok());
-                match from.and_then(|from| stretch.get(from..from + symbol.len())) {
+                match stretch.get(offset, symbol.len()) {
                     Some(read) => symbol.copy_from_slice(read),
                     None => object.read_exact_at(symbol, offset)?,
                 }
@@ -174,26 +168,6 @@ impl Spool {
             |offset, symbol| Ok(object.write_all_at(symbol, offset)?),
         )
     }
-}
-
-/// Reads the stretch of the file that a block is spread over, unless it is here. What is not here is read
-/// symbol by symbol where it is longer than is kept.
-fn read_stretch((start, stretch): &mut (u64, Vec<u8>), file: &File, geometry: &Geometry, block: u32) -> io::Result<()> {
-    let mut symbols = geometry.block_symbols(block);
-    let Some(first) = symbols.next() else { return Ok(()) };
-    let last = symbols.last().unwrap_or(first);
-    let (from, end) = (geometry.offset(first), geometry.offset(last.saturating_add(1)).min(geometry.length()));
-    if from >= *start && end <= *start + stretch.len() as u64 {
-        return Ok(());
-    }
-    let beside = geometry.offset(last.saturating_add(1 + u32::from(LANES))).min(geometry.length());
-    stretch.clear();
-    let Some(bytes) = usize::try_from(beside - from).ok().filter(|bytes| *bytes <= STRETCH_BYTES_MAX) else {
-        return Ok(());
-    };
-    *start = from;
-    stretch.resize(bytes, 0);
-    file.read_exact_at(stretch, from).inspect_err(|_| stretch.clear())
 }
 
 fn parity_offset(geometry: &Geometry, block: u32, index: u8) -> u64 {
@@ -267,6 +241,7 @@ fn read_note(path: &Path, directory: &Path, object: Digest) -> Option<Remains> {
 #[cfg(test)]
 mod tests {
     use protocol::session::SYMBOL_BYTES;
+    use protocol::session::codec::Encoder;
 
     use super::*;
 
@@ -294,5 +269,35 @@ mod tests {
         note(directory, good, &Remains { version: 2, ..remains }).expect("it can be written");
         assert_eq!(clean(directory).expect("it can be read"), vec![], "a form of a later version");
         assert_eq!(fs::read_dir(directory).expect("it can be read").count(), 0);
+    }
+
+    #[test]
+    fn a_block_is_restored_of_what_came_after_the_blocks_beside_it_were() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let geometry = geometry(1600);
+        let object: Vec<u8> = (0..geometry.length()).map(|at| (at * 7 / 11 % 251) as u8).collect();
+        let bytes = |symbol: u32| &object[geometry.offset(symbol) as usize..][..usize::from(SYMBOL_BYTES)];
+        let (mut spool, _) = Spool::open(directory.path(), Digest([1; 32]), &geometry).expect("it can be made");
+        // One symbol of each of the first two blocks is lost, and another of the second is late.
+        let (lost, lost_beside, late) = (0, 1, 9);
+        for symbol in (0..1600).filter(|symbol| ![lost, lost_beside, late].contains(symbol)) {
+            spool.write_symbol(symbol, bytes(symbol)).expect("written");
+        }
+        let mut encoder = Encoder::default();
+        let mut restore = |spool: &mut Spool, block: u32, missing: u32| {
+            let read = |offset: u64, buffer: &mut [u8]| -> io::Result<()> {
+                buffer.copy_from_slice(&object[offset as usize..][..buffer.len()]);
+                Ok(())
+            };
+            let parity = encoder.parity(&geometry, (block, 0, 1), read).expect("it can be read");
+            spool.write_parity(block, 0, parity).expect("written");
+            let restoration = Restoration { block, missing: vec![missing], parity: vec![0] };
+            spool.restore(&restoration).expect("it can be restored");
+        };
+        restore(&mut spool, 0, lost);
+        spool.write_symbol(late, bytes(late)).expect("written");
+        restore(&mut spool, 1, lost_beside);
+        let file = fs::read(part_path(directory.path(), Digest([1; 32]))).expect("there");
+        assert!(file == object);
     }
 }

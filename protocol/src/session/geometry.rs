@@ -5,6 +5,8 @@
 //! so on. A burst of losses therefore falls on all blocks of a group and not on one, and nothing has
 //! to be sent out of order for it.
 
+use std::ops::Range;
+
 use serde::{Deserialize, Serialize};
 
 use super::{SYMBOL_BYTES_MAX, SYMBOL_BYTES_MIN};
@@ -231,16 +233,23 @@ impl Geometry {
 
     /// The symbols of a block in their order; empty without such a block.
     pub fn block_symbols(&self, block: u32) -> impl Iterator<Item = u32> + Clone + use<> {
-        let (first, end, step) = match self.blocks.filter(|_| block < self.block_count()) {
+        let group = self.group_symbols(block);
+        let lanes = self.blocks.map_or(1, |blocks| u32::from(blocks.lanes));
+        let first = group.start.saturating_add(block % lanes);
+        (first..group.end).step_by(lanes as usize)
+    }
+
+    /// The symbols of a block's group: its own and those of the blocks that it is interleaved with. None
+    /// where there is no such block.
+    #[must_use]
+    pub fn group_symbols(&self, block: u32) -> Range<u32> {
+        match self.blocks.filter(|_| block < self.block_count()) {
             Some(blocks) => {
-                let (group, lane) = (block / u32::from(blocks.lanes), block % u32::from(blocks.lanes));
-                let start = u64::from(group) * blocks.group_symbols();
-                let end = narrow((start + blocks.group_symbols()).min(u64::from(self.symbols)));
-                (narrow(start + u64::from(lane)), end, usize::from(blocks.lanes))
+                let start = u64::from(block / u32::from(blocks.lanes)) * blocks.group_symbols();
+                narrow(start)..narrow((start + blocks.group_symbols()).min(u64::from(self.symbols)))
             }
-            None => (0, 0, 1),
-        };
-        (first..end).step_by(step)
+            None => 0..0,
+        }
     }
 
     /// How many symbols a block has.
