@@ -134,7 +134,7 @@ section!(RegistrationSection for registration::Config {
 section!(ReportsSection for reports::Config { times: repeat_min, repeat_max, gather, answer_spread; plain: });
 section!(SenderSection for SenderConfig {
     times: poll_interval, reply_window, reply_hold, poll_interval_max, stall_poll_interval_max, announce_interval,
-        announce_interval_max, silence_min, progress_max;
+        announce_interval_max, patience_per_member, silence_min, progress_max;
     plain: repair_every: u32
 });
 section!(ReceiverSection for ReceiverConfig {

@@ -155,7 +155,7 @@ impl ChunkTable {
         let chunks = check_geometry(length, chunk_bytes).map_err(invalid)?;
         let single = chunks <= 1;
         let mut values = Vec::new();
-        let mut buffer = vec![0; READ_BYTES];
+        let mut buffer = vec![0; usize::try_from(length).map_or(READ_BYTES, |length| length.min(READ_BYTES))];
         let mut offset = 0;
         let mut root = Digest::of(&[]);
         while offset < length {

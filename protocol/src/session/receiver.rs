@@ -32,6 +32,9 @@ const REPORT_PARTS_MAX: usize = 16;
 /// A member of a large session that hears nothing reports unasked after so many windows.
 const UNASKED_WINDOWS: u32 = 3;
 
+/// Symbols of an object that is verified in no time: the sender's largest burst.
+const BURST_SYMBOLS: u32 = 64;
+
 /// The times of a receiver.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ReceiverConfig {
@@ -301,10 +304,10 @@ impl Receiver {
             self.plan.clear();
         }
         self.check_restorable(header.carried);
+        self.check_whole();
         if header.flags.poll {
             self.handle_poll_flag(now);
         }
-        self.check_whole();
         Ok(accepted)
     }
 
@@ -331,6 +334,10 @@ impl Receiver {
 
     fn handle_poll_flag(&mut self, now: Timestamp) {
         match (&mut self.state, self.large) {
+            // Its confirmation, which is about to come, says more.
+            (State::Verifying, None) if self.geometry.symbols() <= BURST_SYMBOLS => {
+                self.answer_within(self.config.reply_window * 4, now);
+            }
             (State::Gathering { .. } | State::Verifying, None) => self.answer_within(self.config.reply_window, now),
             (State::Gathering { .. } | State::Verifying, Some(large)) => {
                 let in_any_case = large.is_drawn(&mut self.delays);

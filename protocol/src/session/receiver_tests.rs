@@ -66,6 +66,8 @@ fn completeness_is_said_only_after_the_driver_confirmed() {
     hear(&mut receiver, 1, FLAG, at(0));
     assert_eq!(outputs(&mut receiver), vec![Output::Complete]);
     receiver.handle_timeout(at(1));
+    assert_eq!(statuses(&mut receiver), vec![], "so small an object is about to be confirmed");
+    receiver.handle_timeout(at(4));
     let before = statuses(&mut receiver);
     assert_eq!(before.iter().map(|status| (status.held, status.complete)).collect::<Vec<_>>(), vec![(2, false)]);
     receiver.confirm(at(0));

@@ -221,13 +221,14 @@ impl Sender {
             polls: 0,
             recent_polls: VecDeque::new(),
             poll_at: now + config.poll_interval,
-            quiet_interval: config.reply_window + config.reply_hold,
+            quiet_interval: Duration::ZERO,
             announce: None,
             offered_at: now,
             over: false,
             outputs: VecDeque::new(),
             config,
         };
+        sender.quiet_interval = sender.first_quiet_interval();
         if sender.members.anyone_waits() {
             sender.announce_anew(now);
             if !sender.has_data() {
@@ -259,6 +260,20 @@ impl Sender {
         Large::of(self.announced_members()).filter(|_| self.geometry.is_coded())
     }
 
+    /// How much longer an answer is waited for because all members answer at one moment. In a large session
+    /// they do not.
+    fn patience(&self) -> Duration {
+        match self.large() {
+            Some(_) => Duration::ZERO,
+            None => self.config.patience_per_member * u32::from(self.announced_members()),
+        }
+    }
+
+    /// How long after all was sent a message asks.
+    fn first_quiet_interval(&self) -> Duration {
+        self.config.reply_window + self.config.reply_hold + self.patience()
+    }
+
     fn announced_members(&self) -> u16 {
         u16::try_from(self.members.count()).unwrap_or(u16::MAX)
     }
@@ -276,7 +291,7 @@ impl Sender {
         if available > self.available {
             self.available = available;
             self.poll_at = self.poll_at.min(now + self.config.poll_interval);
-            self.quiet_interval = self.config.reply_window + self.config.reply_hold;
+            self.quiet_interval = self.first_quiet_interval();
         }
     }
 
@@ -287,7 +302,7 @@ impl Sender {
         let added = !self.over && self.members.join(server, now);
         if added {
             self.announce_anew(now);
-            self.quiet_interval = self.config.reply_window + self.config.reply_hold;
+            self.quiet_interval = self.first_quiet_interval();
             self.poll_at = self.poll_at.min(now + self.quiet_interval);
         }
         added

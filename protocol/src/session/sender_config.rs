@@ -38,16 +38,22 @@ pub struct SenderConfig {
     /// times of a LAN. Shorter sends repairs sooner, and twice to members whose answers are late.
     pub reply_hold: Duration,
     /// Longest interval of polls by message while nothing is left to send; they begin at
-    /// `reply_window + reply_hold` and grow by half each time. Default 50 ms.
+    /// `reply_window + reply_hold` and the patience for all members, and grow by half each time. Default
+    /// 50 ms.
     pub poll_interval_max: Duration,
     /// The same while the next part of the object is not available yet. Default 500 ms: keeps members
     /// from giving the session up ([`ReceiverConfig::idle_max`](super::ReceiverConfig::idle_max)).
     pub stall_poll_interval_max: Duration,
-    /// After what time the announcement is repeated while some member was never heard. Default 2 ms;
-    /// each interval is four times the one before.
+    /// After what time, beside the patience for all members, the announcement is repeated while some
+    /// member was never heard. Default 2 ms; each interval is four times the one before.
     pub announce_interval: Duration,
     /// Longest such interval. Default 100 ms.
     pub announce_interval_max: Duration,
+    /// How much longer the first announcement and the first question wait for an answer before they are
+    /// repeated, for each member. Default 200 us: the leader checks the signatures of all answers, some
+    /// 60 us each, and what it says meanwhile has to be checked by every member. Shorter asks those who were
+    /// about to answer; longer makes those wait who missed the announcement.
+    pub patience_per_member: Duration,
     /// During the first pass at most one frame in so many is a repair. Default 4: the end then covers
     /// little more than the last losses, and no member with many losses stops the others.
     pub repair_every: u32,
@@ -74,6 +80,7 @@ impl Default for SenderConfig {
             stall_poll_interval_max: Duration::from_millis(500),
             announce_interval: Duration::from_millis(2),
             announce_interval_max: Duration::from_millis(100),
+            patience_per_member: Duration::from_micros(200),
             repair_every: 4,
             silence_min: Duration::from_secs(1),
             progress_max: Duration::from_secs(60),

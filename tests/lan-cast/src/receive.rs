@@ -23,6 +23,8 @@ struct Member {
     objects: Arc<ObjectStore>,
     stored: mpsc::UnboundedSender<Stored>,
     leaders: BTreeMap<ServerId, SocketAddr>,
+    /// Whether the last object was what it should be.
+    verified: bool,
     frames: usize,
     calls: usize,
 }
@@ -49,6 +51,7 @@ pub(crate) async fn run(arguments: &ReceiveArguments) -> Result<(), CastError> {
         objects,
         stored,
         leaders: BTreeMap::new(),
+        verified: false,
         frames: 0,
         calls: 0,
     };
@@ -124,6 +127,9 @@ impl Member {
                 | Message::Decline { .. } => self.receptions.message(from, &message, now),
             }
             self.pump();
+            if matches!(message, Message::Close { .. }) {
+                self.report();
+            }
         }
     }
 
@@ -158,9 +164,14 @@ impl Member {
             Err(reason) => self.receptions.fail(stored.session, reason),
         }
         self.pump();
+        self.verified = stored.result.is_ok();
+    }
+
+    /// Says what was seen, when the session is over: while others are served it would take their time.
+    fn report(&self) {
         let overflows = self.party.channels.data_receive.overflows();
         say(&json!({
-            "event": "stored", "verified": stored.result.is_ok(), "overflows": overflows,
+            "event": "over", "verified": self.verified, "overflows": overflows,
             "frames": self.frames, "calls": self.calls,
         }));
     }

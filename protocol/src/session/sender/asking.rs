@@ -103,7 +103,8 @@ impl Sender {
     /// Announces, and again after growing intervals.
     pub(super) fn announce_anew(&mut self, now: Timestamp) {
         self.push_announcement();
-        self.announce = Some((now + self.config.announce_interval, self.config.announce_interval));
+        let interval = self.config.announce_interval;
+        self.announce = Some((now + interval + self.patience(), interval));
     }
 
     pub(super) fn push_announcement(&mut self) {

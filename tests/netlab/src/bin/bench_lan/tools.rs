@@ -241,7 +241,7 @@ impl Bench<'_> {
             all.push(seen);
         }
         let overflows = receivers.iter().map(|receiver| {
-            let said = receiver.hear_until("stored", Instant::now() + Duration::from_secs(1))?;
+            let said = receiver.hear_until("over", Instant::now() + Duration::from_secs(1))?;
             said.last()?["overflows"].as_u64()
         });
         if let (Some(overflows), Some(last)) = (overflows.sum::<Option<u64>>(), all.last_mut()) {
