@@ -3,7 +3,11 @@
 //! The clock starts just before the signal is sent, and stops at the line with which another agent logs
 //! that it leads; it announces that in the same turn. Then the former leader is started again, and the next
 //! one is killed when all follow one leader and the CCM knows it.
+//!
+//! Also: how long two leaders last after a leader that was cut off is back, and whether anybody is elected while
+//! the link is full for long.
 
+mod saturated;
 mod view;
 
 use std::fs;
@@ -23,6 +27,8 @@ use view::{Moment, Said, View};
 const PATIENCE: Duration = Duration::from_secs(90);
 /// Goal of a clean hand-over.
 const HAND_OVER_GOAL: f64 = 0.050;
+/// Goal of one leader after a partition has healed.
+const HEALED_GOAL: f64 = 3.0;
 
 /// Timers of the segment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -63,6 +69,13 @@ struct Arguments {
     /// How often the leader is told to stop
     #[arg(long, default_value_t = 50)]
     hand_overs: u32,
+    /// How often the leader is cut off, and joined again when another leads
+    #[arg(long, default_value_t = 20)]
+    partitions: u32,
+    /// For how many minutes objects are multicast one after the other over a full link of 10 Mbit/s; not a
+    /// single election may come of it
+    #[arg(long, default_value_t = 0)]
+    saturated: u64,
     /// Servers of the segment
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u8).range(2..=32))]
     servers: u8,
@@ -79,6 +92,8 @@ struct Arguments {
 enum End {
     Killed,
     Stopped,
+    /// Its network ends, for a while.
+    CutOff,
 }
 
 /// The segment under test.
@@ -109,13 +124,40 @@ impl Bench {
         leader
     }
 
-    /// Ends the leader; gives the seconds until another led.
-    fn replace(&mut self, end: End) -> f64 {
+    /// Cuts the leader off until another leads; gives the seconds from its return until all follow one.
+    fn heal(&mut self) -> f64 {
+        let leader = self.settle();
+        self.farm.lab().set_cut_off(leader, true).expect("a host can be cut off");
+        let Self { farm, writes, view } = self;
+        let led = wait_for(writes, PATIENCE, || {
+            view.news().iter().any(|(_, host, said)| *host != leader && matches!(said, Said::Leads(_))).then_some(())
+        });
+        led.unwrap_or_else(|| panic!("nobody leads without {leader}: {view:?}"));
+        let began = Moment::now();
+        farm.lab().set_cut_off(leader, false).expect("a host can be joined again");
+        let one = wait_for(writes, PATIENCE, || {
+            let last = view.news().last().map(|(at, ..)| *at);
+            last.filter(|_| view.settled().is_some())?.seconds_since(began)
+        });
+        one.unwrap_or_else(|| panic!("two lead after {leader} is back: {view:?}"))
+    }
+
+    fn measure(&mut self, end: End) -> f64 {
+        match end {
+            End::Killed => self.replace(false),
+            End::Stopped => self.replace(true),
+            End::CutOff => self.heal(),
+        }
+    }
+
+    /// Ends the leader, gently or not; gives the seconds until another led.
+    fn replace(&mut self, gently: bool) -> f64 {
         let leader = self.settle();
         let began = Moment::now();
-        match end {
-            End::Killed => self.farm.kill_agent(leader),
-            End::Stopped => self.farm.tell_agent_to_stop(leader),
+        if gently {
+            self.farm.tell_agent_to_stop(leader);
+        } else {
+            self.farm.kill_agent(leader);
         }
         let Self { farm, writes, view } = self;
         let first = wait_for(writes, PATIENCE, || {
@@ -125,7 +167,7 @@ impl Bench {
             })
         });
         let first = first.unwrap_or_else(|| panic!("nobody leads after {leader}: {view:?}"));
-        if end == End::Stopped {
+        if gently {
             farm.wait_agent_stopped(leader, PATIENCE);
         }
         farm.start_agent(leader);
@@ -155,10 +197,11 @@ fn main() -> ExitCode {
     let kinds = [
         ("killed", End::Killed, arguments.kills, arguments.preset.goal()),
         ("stopped", End::Stopped, arguments.hand_overs, HAND_OVER_GOAL),
+        ("cut off", End::CutOff, arguments.partitions, HEALED_GOAL),
     ];
     println!("{:<8} {:>5} {:>8} {:>8} {:>8} {:>8}  seconds", "leader", "times", "median", "p99", "worst", "goal");
     for (name, end, times, goal) in kinds {
-        let seconds: Vec<f64> = (0..times).map(|_| bench.replace(end)).collect();
+        let seconds: Vec<f64> = (0..times).map(|_| bench.measure(end)).collect();
         let Some([median, p99, worst]) = summary(&seconds) else { continue };
         let is_reached = p99 <= goal;
         reached &= is_reached;
@@ -169,11 +212,18 @@ fn main() -> ExitCode {
             "goal_seconds": goal, "goal_reached": is_reached, "seconds": seconds,
         }));
     }
+    let mut saturated = Value::Null;
+    if arguments.saturated > 0 {
+        let seen = bench.saturate(Duration::from_secs(60 * arguments.saturated));
+        println!("{seen}");
+        reached &= seen.elections == 0;
+        saturated = seen.json();
+    }
     println!("load {load_before} before, {} after; {:.0?} in all", load(), began.elapsed());
     if let Some(path) = &arguments.json {
         let preset = format!("{:?}", arguments.preset).to_lowercase();
-        let result =
-            json!({ "preset": preset, "servers": arguments.servers, "load_before": load_before, "rows": rows });
+        let result = json!({ "preset": preset, "servers": arguments.servers, "load_before": load_before, "rows": rows,
+                "saturated": saturated });
         if let Err(error) = fs::write(path, format!("{result:#}\n")) {
             eprintln!("bench-failover: {} cannot be written: {error}", path.display());
             return ExitCode::FAILURE;

@@ -56,7 +56,7 @@ fn read(line: &str) -> Option<(Moment, Said)> {
         Said::Leads(epoch()?)
     } else if line.contains("follows a group leader") {
         Said::Follows(epoch()?)
-    } else if ["there is no group leader", "leads no more", "the agent starts"].iter().any(|it| line.contains(it)) {
+    } else if ["there is no group leader", "the agent starts"].iter().any(|it| line.contains(it)) {
         Said::Nobody
     } else {
         return None;
