@@ -23,6 +23,7 @@ use lan_channel::frames::FrameKey;
 use protocol::session::{
     Accepted, FrameHeader, Geometry, HEADER_BYTES, Layout, Message, Receiver, ReceiverConfig, ReceiverOutput,
 };
+use transfer::fetch::Beginning;
 
 pub use crate::spool::Growth;
 use crate::spool::{self, Remains, Spool, WriteError};
@@ -215,6 +216,32 @@ impl Receptions {
         self.sessions.values().any(|reception| reception.announced.ticket.object == object)
     }
 
+    /// Whether a session has brought anything of this object, or is about to.
+    #[must_use]
+    pub fn has_some_of(&self, object: Digest) -> bool {
+        self.brings(object) || self.remains.contains_key(&object)
+    }
+
+    /// What is here of an object that no session has brought to the end. What it says is written, and not
+    /// verified.
+    pub fn beginning(&mut self, object: Digest, now: Timestamp) -> Option<Beginning> {
+        let reception = self.sessions.values_mut().find(|reception| reception.announced.ticket.object == object);
+        let (symbol_bytes, held) = match reception {
+            Some(reception) => {
+                reception.write_out(now);
+                (reception.geometry.symbol_bytes(), Remains::of(&reception.geometry, reception.receiver.held()).held)
+            }
+            None => {
+                let remains = self.remains.get(&object)?;
+                (remains.symbol_bytes, remains.held.clone())
+            }
+        };
+        let offset = |symbol: u32| u64::from(symbol) * u64::from(symbol_bytes);
+        let ranges: Vec<_> =
+            held.into_iter().map(|(first, count)| offset(first)..offset(first.saturating_add(count))).collect();
+        (!ranges.is_empty()).then(|| Beginning { path: spool::part_path(&self.directory, object), ranges })
+    }
+
     /// A session that is for this member begins. `here` says that the object is in the store already.
     ///
     /// # Errors
@@ -252,6 +279,8 @@ impl Receptions {
                 for (first, count) in remains.held {
                     receiver.mark_have(first, count);
                 }
+                let held_bytes = u64::from(receiver.held().count()) * u64::from(geometry.symbol_bytes());
+                tracing::info!(%object, held_bytes, bytes = geometry.length(), "an object is gone on with");
             }
             Some(file)
         };

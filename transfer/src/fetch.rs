@@ -10,6 +10,7 @@
 //!
 //! Leaves to others: choosing sources, and verifying the ticket's signature before it comes here.
 
+mod beginning;
 mod error;
 
 use std::collections::BTreeMap;
@@ -32,6 +33,7 @@ use crate::server::{NOTIFICATION_BYTES_MAX, object_path, table_path};
 use crate::store::{Assembler, ObjectStore, StoreError};
 use crate::task::{blocking, joined};
 use crate::tls::Peer;
+pub use beginning::Beginning;
 pub use error::{FetchError, NotifyError};
 
 /// How often and how soon a source is asked again.
@@ -127,6 +129,20 @@ impl Fetcher {
         source: &Source,
         progress: impl Fn(u64) + Send + Sync,
     ) -> Result<(), FetchError> {
+        self.fetch_rest(ticket, source, None, progress).await
+    }
+
+    /// As [`Fetcher::fetch`], and does not fetch the chunks that a file holds already.
+    ///
+    /// # Errors
+    /// As [`Fetcher::fetch`].
+    pub async fn fetch_rest(
+        &self,
+        ticket: &Ticket,
+        source: &Source,
+        beginning: Option<Beginning>,
+        progress: impl Fn(u64) + Send + Sync,
+    ) -> Result<(), FetchError> {
         let turn = self.turn(ticket.object);
         let _turn = turn.lock().await;
         let (store, object) = (Arc::clone(&self.store), ticket.object);
@@ -139,6 +155,7 @@ impl Fetcher {
             peer: peer_of(source),
             address: source.address,
             progress: &progress,
+            beginning,
             connection: None,
             held: Held(None),
             verified_bytes: 0,
@@ -211,6 +228,8 @@ struct Work<'a, P> {
     peer: Peer,
     address: SocketAddr,
     progress: &'a P,
+    /// Taken over before anything is fetched.
+    beginning: Option<Beginning>,
     connection: Option<Connection>,
     held: Held,
     verified_bytes: u64,
@@ -265,9 +284,12 @@ impl<P: Fn(u64) + Send + Sync> Work<'_, P> {
             Err(TableError::Malformed { .. }) => self.get_table().await?,
             Err(source) => return Err(FetchError::Ticket { object, source }),
         };
-        let store = Arc::clone(&self.fetcher.store);
+        let (store, beginning) = (Arc::clone(&self.fetcher.store), self.beginning.take());
         let (assembler, verified_bytes) = blocking(move || {
             let assembler = store.partial(object, length, table)?;
+            if let Some(beginning) = beginning {
+                beginning.take_over(&assembler, length)?;
+            }
             let verified_bytes = assembler.verified_bytes();
             Ok::<_, StoreError>((assembler, verified_bytes))
         })

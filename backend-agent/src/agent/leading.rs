@@ -313,7 +313,9 @@ impl Agent {
     fn distribute(&mut self, signed: Signed<Ticket>, ticket: &Ticket) {
         let now = self.clock.now();
         let object = ticket.object;
-        let known = self.handled.contains_key(&ticket.assignment) || self.applying.contains(&ticket.assignment);
+        let known = self.handled.contains_key(&ticket.assignment)
+            || self.applying.contains(&ticket.assignment)
+            || self.receptions.has_some_of(object);
         self.apply(ticket.clone());
         let own = self.identity.server;
         if let Some(leading) = &mut self.leading {

@@ -19,6 +19,7 @@ use protocol::registration::Destination;
 use protocol::session::Message;
 use std::net::SocketAddr;
 use tokio::net::UdpSocket;
+use transfer::fetch::Beginning;
 
 use super::leading::Leading;
 use super::{Agent, DATAGRAMS_PER_TURN, Event, HANDLED_MAX, KEEP_APPLIED, host, persist_epoch};
@@ -332,10 +333,11 @@ impl Agent {
         }
     }
 
-    pub(super) fn fetch(&self, ticket: Ticket, source: Source) {
+    pub(super) fn fetch(&mut self, ticket: Ticket, source: Source) {
+        let beginning = self.receptions.beginning(ticket.object, self.clock.now());
         let (fetcher, events, ccm) = (self.fetcher.clone(), self.events.clone(), self.ccm_address.clone());
         tokio::spawn(async move {
-            let result = fetch(&fetcher, &ticket, &source, &ccm).await;
+            let result = fetch(&fetcher, &ticket, &source, beginning, &ccm).await;
             if result.is_err() {
                 // Who hears of the failure asks again at once.
                 tokio::time::sleep(FETCH_AGAIN).await;
@@ -447,6 +449,7 @@ async fn fetch(
     fetcher: &Arc<transfer::fetch::Fetcher>,
     ticket: &Ticket,
     source: &Source,
+    beginning: Option<Beginning>,
     ccm: &str,
 ) -> Result<(), String> {
     let source = match source.server {
@@ -454,7 +457,7 @@ async fn fetch(
         // The CCM is where this server knows it: its own idea of its address may be another.
         None => Source { server: None, address: resolve(ccm).await.map_err(|error| error.to_string())? },
     };
-    fetcher.fetch(ticket, &source, |_| ()).await.map_err(|error| chain(&error))
+    fetcher.fetch_rest(ticket, &source, beginning, |_| ()).await.map_err(|error| chain(&error))
 }
 
 /// The first address of a host.

@@ -12,6 +12,8 @@ use super::message::Status;
 /// Polls a member leaves unanswered before the leader no longer holds a repair pass back for it, and
 /// asks it by name.
 const SUSPECT_POLLS: u32 = 3;
+/// Unanswered polls after which a member may have been started again, and have forgotten the session.
+const UNAWARE_POLLS: u32 = 6;
 /// Fewest unanswered polls of a member that is given up as silent: at a fifth of all datagrams lost
 /// each way, a living member leaves so many unanswered once in three thousand times, and
 /// `silence_min` asks for more.
@@ -242,9 +244,12 @@ impl Members {
         self.0.values().any(Member::is_waiting)
     }
 
-    /// Whether somebody who is waited for was never heard: the announcement may not have reached it.
-    pub(super) fn anyone_unheard(&self) -> bool {
-        self.0.values().any(|member| member.is_waiting() && !member.answered)
+    /// Whether somebody who is waited for may not know of the session: it was never heard, and the
+    /// announcement may not have reached it; or it has fallen silent, and may have been started again.
+    pub(super) fn anyone_unaware(&self) -> bool {
+        self.0
+            .values()
+            .any(|member| member.is_waiting() && (!member.answered || member.unanswered_polls >= UNAWARE_POLLS))
     }
 
     /// A poll goes out to everybody.

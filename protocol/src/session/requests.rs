@@ -28,6 +28,11 @@ impl Requests {
         self.last_sent.push(sequence);
     }
 
+    /// The symbols below this count as sent before the first sequence.
+    pub(super) fn assume_sent(&mut self, symbols: u32) {
+        self.last_sent.resize(symbols as usize, 0);
+    }
+
     /// A symbol was sent again.
     pub(super) fn sent_again(&mut self, symbol: u32, sequence: u32) {
         self.repairing.remove(symbol..symbol + 1);

@@ -159,8 +159,6 @@ pub struct Sender {
     started_at: Timestamp,
     /// The first symbols of the object, as many as may be sent.
     available: u32,
-    /// So many may be sent as soon as a member says that it does not hold the object.
-    withheld: Option<u32>,
     requests: Requests,
     deficits: Deficits,
     /// So many blocks were sent whole when members of a large session were last asked.
@@ -208,7 +206,6 @@ impl Sender {
             geometry,
             started_at: now,
             available: geometry.symbols_within(available_bytes),
-            withheld: None,
             requests: Requests::default(),
             deficits: Deficits::default(),
             asked_blocks: 0,
@@ -239,12 +236,12 @@ impl Sender {
         sender
     }
 
-    /// Asks before anything is sent, because the members may hold the object already: they were served
-    /// before, and have not said yet what became of it. Those who hold it acknowledge; the first who
-    /// does not has the session go on as any other. To be said right after [`Sender::new`].
+    /// Asks before anything is sent, because the members may hold the object already, or much of it: they
+    /// were served before, by this leader or another. What is available counts as sent, and only what
+    /// they say they lack is sent. To be said right after [`Sender::new`].
     #[must_use]
     pub fn asking_first(mut self) -> Self {
-        self.withheld = Some(std::mem::take(&mut self.available));
+        self.requests.assume_sent(self.available);
         self.poll_at = self.started_at + self.quiet_interval;
         self
     }
@@ -281,13 +278,6 @@ impl Sender {
     /// So many bytes of the stream may be sent, from its start; fewer than before change nothing.
     pub fn available(&mut self, bytes: u64, now: Timestamp) {
         let available = self.geometry.symbols_within(bytes);
-        match &mut self.withheld {
-            Some(withheld) => *withheld = available.max(*withheld),
-            None => self.offer(available, now),
-        }
-    }
-
-    fn offer(&mut self, available: u32, now: Timestamp) {
         if available > self.available {
             self.available = available;
             self.poll_at = self.poll_at.min(now + self.config.poll_interval);
@@ -327,12 +317,6 @@ impl Sender {
         let Some(heard) = self.members.hear(from, status, now) else { return Err(StatusRefused::Stranger { from }) };
         if heard.completed {
             self.outputs.push_back(Output::MemberComplete(from));
-        }
-        if heard.waiting
-            && status.held < self.geometry.symbols()
-            && let Some(withheld) = self.withheld.take()
-        {
-            self.offer(withheld, now);
         }
         // Up to here the member had the chance to hear everything.
         let heard_through = status.highest.max(self.sequence_at(status.poll));
@@ -565,7 +549,7 @@ impl Sender {
 
     /// When to repeat the announcement.
     fn announce_at(&self) -> Option<Timestamp> {
-        self.announce.filter(|_| self.members.anyone_unheard()).map(|(at, _)| at)
+        self.announce.filter(|_| self.members.anyone_unaware()).map(|(at, _)| at)
     }
 
     /// When there is enough in the bucket for the frames of one wake-up.
@@ -581,7 +565,7 @@ impl Sender {
         if self.over {
             return;
         }
-        if let Some((at, interval)) = self.announce.filter(|_| self.members.anyone_unheard())
+        if let Some((at, interval)) = self.announce.filter(|_| self.members.anyone_unaware())
             && at <= now
         {
             let interval_max = self.config.announce_interval_max;

@@ -103,7 +103,38 @@ fn the_announcement_comes_first_and_is_repeated_until_each_member_was_heard() {
     let mut sender = self::sender(1, 1);
     outputs(&mut sender);
     assert_eq!(sender.handle_status(id(0), &status(0, 0, vec![]), at(1)), Ok(()));
-    run(&mut sender, at(500), |_, now, outputs, _| assert!(!outputs.iter().any(is_announcement), "at {now:?}"));
+    let mut polls_before = 0;
+    run(&mut sender, at(500), |_, now, outputs, _| {
+        let announced = outputs.iter().any(is_announcement);
+        // The frame asked, too.
+        assert!(!announced || polls_before >= 5, "at {now:?}: it was heard, and was asked {polls_before} times since");
+        polls_before += polls(&outputs).len();
+    });
+    assert!(polls_before > 6);
+}
+
+#[test]
+fn one_that_was_heard_and_has_fallen_silent_is_told_of_the_session_again() {
+    let mut sender = sender(2, 1);
+    outputs(&mut sender);
+    for member in 0..2 {
+        assert_eq!(sender.handle_status(id(member), &status(0, 0, vec![]), at(1)), Ok(()));
+    }
+    let (mut announced, mut answers) = (Vec::new(), true);
+    run(&mut sender, at(900), |sender, now, outputs, _| {
+        if outputs.iter().any(is_announcement) {
+            announced.push(now);
+        }
+        answers &= now < at(400);
+        if !polls(&outputs).is_empty() {
+            let asked = u8::from(!answers)..2;
+            for member in asked {
+                assert_eq!(sender.handle_status(id(member.into()), &status(0, 0, vec![]), now), Ok(()));
+            }
+        }
+    });
+    assert!(announced.first().is_some_and(|first| *first > at(400)), "{announced:?}");
+    assert!((1..=5).contains(&announced.len()), "{announced:?}");
 }
 
 #[test]
@@ -315,17 +346,20 @@ fn members_that_may_hold_it_are_asked_and_those_who_do_are_sent_nothing() {
 }
 
 #[test]
-fn the_first_member_that_lacks_it_has_it_sent_though_others_were_asked_in_vain() {
-    let mut sender = sender(3, 100).asking_first();
-    let first = outputs(&mut sender);
-    assert!(is_announcement(&first[0]));
-    assert_eq!(frames(&mut sender, at(1)), []);
-    sender.handle_status(id(0), &complete(100), at(1)).expect("a member");
-    assert_eq!(frames(&mut sender, at(1)), []);
-    sender.available(100 * u64::from(SYMBOL_BYTES), at(1));
-    assert_eq!(frames(&mut sender, at(1)), [], "more of it makes no difference to that");
-    sender.handle_status(id(1), &status(0, 0, vec![]), at(2)).expect("a member");
-    let mut sent = 0;
-    run(&mut sender, at(50), |_, _, _, frames| sent += frames.len());
-    assert_eq!(sent, 100);
+fn of_what_members_hold_already_nothing_is_sent_and_of_what_they_lack_all() {
+    for (missing, expected) in [((0, 100), 100), ((40, 60), 60), ((99, 1), 1)] {
+        let mut sender = sender(3, 100).asking_first();
+        let first = outputs(&mut sender);
+        assert!(is_announcement(&first[0]));
+        assert_eq!(frames(&mut sender, at(1)), []);
+        sender.handle_status(id(0), &complete(100), at(1)).expect("a member");
+        assert_eq!(frames(&mut sender, at(1)), []);
+        sender.available(100 * u64::from(SYMBOL_BYTES), at(1));
+        assert_eq!(frames(&mut sender, at(1)), [], "it is not sent because there is more of it");
+        sender.handle_status(id(1), &status(0, 0, vec![missing]), at(2)).expect("a member");
+        let mut sent = Vec::new();
+        run(&mut sender, at(50), |_, _, _, frames| sent.extend(frames.iter().map(|frame| frame.carried)));
+        let symbols: Vec<_> = (missing.0..missing.0 + missing.1).map(Carried::Symbol).collect();
+        assert_eq!(sent, symbols, "{expected} of 100");
+    }
 }

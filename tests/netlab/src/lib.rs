@@ -15,7 +15,7 @@
 //! multicast is lost by nftables, and every link has counters.
 //!
 //! [`lab`] is the network, [`farm`] the processes on it, [`hammer`] the visitors of the pages, [`wait`]
-//! how tests wait.
+//! how tests wait, [`moment`] what logs tell of time.
 //! The crate knows the product only by its command line.
 
 pub mod address;
@@ -23,6 +23,7 @@ mod command;
 pub mod farm;
 pub mod hammer;
 pub mod lab;
+pub mod moment;
 pub mod process;
 pub mod releases;
 pub mod trees;

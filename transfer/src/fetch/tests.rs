@@ -115,6 +115,35 @@ async fn a_byte_flipped_at_the_source_is_refused_and_its_chunk_named() {
 }
 
 #[tokio::test]
+async fn of_what_a_file_holds_already_only_what_is_wrong_or_in_pieces_crosses() {
+    let ca = TestCa::new();
+    let (there, here) = (Site::new(&ca, Peer::Ccm), Site::new(&ca, server(1)));
+    let serving = there.serve().await;
+    let bytes = content(40 * CHUNK as usize);
+    let object = there.store.put_bytes(&bytes).unwrap();
+    let place = tempfile::tempdir().unwrap();
+    let path = place.path().join("part");
+    // Chunk 3 is wrong, chunk 20 is there only in part, and what is beyond it is not.
+    let mut part = bytes.clone();
+    part[3 * CHUNK as usize + 5] ^= 1;
+    std::fs::write(&path, &part).unwrap();
+    let beginning = Beginning { path, ranges: vec![0..10 * CHUNK, 10 * CHUNK..20 * CHUNK + 1000] };
+    let wire = Wire::to(serving.address, Vec::new()).await;
+    let from = there.source(wire.address);
+    here.fetcher().fetch_rest(&ticket(&bytes), &from, Some(beginning), quiet).await.unwrap();
+    assert_eq!(read(&here.store, object), bytes);
+    // Ranges that only touch each other are not one; no chunk lies across.
+    assert!(wire.total() <= with_overhead(21 * CHUNK), "{} bytes", wire.total());
+    assert!(wire.total() >= 21 * CHUNK);
+
+    here.store.remove(object).unwrap();
+    let gone = Beginning { path: place.path().join("none"), ranges: vec![0..40 * CHUNK] };
+    let wire = Wire::to(serving.address, Vec::new()).await;
+    here.fetcher().fetch_rest(&ticket(&bytes), &there.source(wire.address), Some(gone), quiet).await.unwrap();
+    assert_eq!(read(&here.store, object), bytes);
+}
+
+#[tokio::test]
 async fn after_a_cut_only_the_missing_chunks_cross() {
     let ca = TestCa::new();
     let (there, here) = (Site::new(&ca, Peer::Ccm), Site::new(&ca, server(1)));

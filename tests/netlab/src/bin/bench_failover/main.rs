@@ -18,10 +18,11 @@ use std::time::{Duration, Instant};
 use clap::{Parser, ValueEnum};
 use netlab::Host;
 use netlab::farm::{Farm, FarmSpec};
+use netlab::moment::Moment;
 use netlab::wait::{Changes, wait_for};
 use pressrun_netlab as netlab;
 use serde_json::{Value, json};
-use view::{Moment, Said, View};
+use view::{Said, View};
 
 /// Longest time until another leads; beyond that something is broken.
 const PATIENCE: Duration = Duration::from_secs(90);

@@ -4,39 +4,9 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{Read as _, Seek as _, SeekFrom};
 use std::path::PathBuf;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use pressrun_netlab::Host;
-
-const DAY_MICROS: u64 = 86_400_000_000;
-
-/// A moment of the day, in microseconds since midnight UTC.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Moment(u64);
-
-impl Moment {
-    /// By the clock that the agents' logs go by.
-    pub(crate) fn now() -> Self {
-        let micros = SystemTime::now().duration_since(UNIX_EPOCH).map(|since| since.as_micros()).unwrap_or_default();
-        Self(u64::try_from(micros % u128::from(DAY_MICROS)).unwrap_or_default())
-    }
-
-    /// From an earlier moment of the last twelve hours until this one, in seconds; nothing when the other
-    /// is the later one.
-    pub(crate) fn seconds_since(self, earlier: Self) -> Option<f64> {
-        let micros = (self.0 + DAY_MICROS - earlier.0) % DAY_MICROS;
-        #[expect(clippy::cast_precision_loss, reason = "a day of microseconds fits")]
-        (micros < DAY_MICROS / 2).then(|| micros as f64 / 1e6)
-    }
-
-    /// The time of `2026-01-31T12:34:56.123456Z`.
-    fn of_log(text: &str) -> Option<Self> {
-        let (_, time) = text.strip_suffix('Z')?.split_once('T')?;
-        let (clock, micros) = time.split_once('.')?;
-        let seconds = clock.split(':').try_fold(0, |sum: u64, part| Some(sum * 60 + part.parse::<u64>().ok()?))?;
-        Some(Self(seconds * 1_000_000 + format!("{micros:0<6}").parse::<u64>().ok()?))
-    }
-}
+use pressrun_netlab::moment::{Moment, without_colours};
 
 /// What one line says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,16 +31,7 @@ fn read(line: &str) -> Option<(Moment, Said)> {
     } else {
         return None;
     };
-    Some((Moment::of_log(line.split_ascii_whitespace().next()?)?, said))
-}
-
-fn without_colours(line: &str) -> String {
-    let mut parts = line.split('\u{1b}');
-    let mut plain = parts.next().unwrap_or_default().to_owned();
-    for part in parts {
-        plain += part.split_once('m').map_or("", |(_, rest)| rest);
-    }
-    plain
+    Some((Moment::of_line(&line)?, said))
 }
 
 /// One log, as far as it was read.
@@ -139,16 +100,9 @@ mod tests {
         let plain = "2026-11-21T16:36:30.105455Z  INFO agent::member: leads the segment epoch=4939310881";
         let coloured = "\u{1b}[2m2026-11-21T16:36:30.105455Z\u{1b}[0m \u{1b}[32m INFO\u{1b}[0m leads the segment \
                         \u{1b}[3mepoch\u{1b}[0m\u{1b}[2m=\u{1b}[0m4939310881";
-        let at = Moment(((16 * 60 + 36) * 60 + 30) * 1_000_000 + 105_455);
+        let at = Moment::of_line(plain).expect("it begins with a time");
         assert_eq!(read(plain), Some((at, Said::Leads(4_939_310_881))));
         assert_eq!(read(coloured), read(plain));
         assert_eq!(read("2026-11-21T16:36:30.105455Z  INFO agent: enrolled"), None);
-    }
-
-    #[test]
-    fn times_count_over_midnight_and_not_backwards() {
-        let (before, after) = (Moment(DAY_MICROS - 250_000), Moment(250_000));
-        assert_eq!(after.seconds_since(before), Some(0.5));
-        assert_eq!(before.seconds_since(after), None);
     }
 }
