@@ -116,6 +116,14 @@ fn fail(error: &dyn std::error::Error) -> ExitCode {
     ExitCode::FAILURE
 }
 
+/// The most memory that this process had of its own at any time, in bytes; what it read of files and wrote into
+/// them is the kernel's.
+fn most_memory() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|kibibytes| kibibytes << 10)
+}
+
 /// Tells whoever watches.
 fn say(event: &serde_json::Value) {
     use std::io::Write as _;

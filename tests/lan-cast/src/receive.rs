@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 use transfer::store::ObjectStore;
 
 use crate::party::{CastError, Channel, Clock, Party, wall_time};
-use crate::{ReceiveArguments, say};
+use crate::{ReceiveArguments, most_memory, say};
 
 struct Member {
     party: Party,
@@ -172,7 +172,7 @@ impl Member {
         let overflows = self.party.channels.data_receive.overflows();
         say(&json!({
             "event": "over", "verified": self.verified, "overflows": overflows,
-            "frames": self.frames, "calls": self.calls,
+            "frames": self.frames, "calls": self.calls, "memory_bytes": most_memory(),
         }));
     }
 }

@@ -14,7 +14,7 @@ use protocol::session::{Announcement, Geometry, Message, SYMBOL_BYTES, SenderCon
 use serde_json::json;
 
 use crate::party::{CastError, Channel, Clock, EPOCH, LEADER, Party, number, server, wall_time};
-use crate::{SendArguments, say};
+use crate::{SendArguments, most_memory, say};
 
 /// How long a ticket is good.
 const TICKET_MILLIS: u64 = 3_600_000;
@@ -165,6 +165,7 @@ fn pump(distribution: &mut Distribution, party: &mut Party, started_at: Timestam
             SenderOutput::Finished(stats) => say(&json!({
                 "event": "finished", "micros": micros(), "sent_bytes": stats.sent_bytes, "passes": stats.passes,
                 "repaired_symbols": stats.repaired_symbols, "object_bytes": stats.object_bytes,
+                "memory_bytes": most_memory(),
             })),
         }
     }
