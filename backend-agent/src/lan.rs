@@ -9,12 +9,12 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use common::ids::ServerName;
-use protocol::election::{ConfigError, Standing, shorter};
 use lan_channel::port::ControlPort;
+use protocol::election::{ConfigError, Standing, shorter};
 use protocol::participant::Timers;
 use protocol::reach::Transport;
-use protocol::session::{ReceiverConfig, SenderConfig};
 use protocol::registration::MEMBERS_MAX;
+use protocol::session::{ReceiverConfig, SenderConfig};
 use protocol::{election, registration, reports};
 use serde::Deserialize;
 

@@ -126,11 +126,7 @@ impl Peers {
         let peers: Vec<Peer> = self
             .named
             .iter()
-            .map(|(server, (name, control))| Peer {
-                server: server.to_string(),
-                name: name.clone(),
-                control: *control,
-            })
+            .map(|(server, (name, control))| Peer { server: server.to_string(), name: name.clone(), control: *control })
             .collect();
         let text = serde_json::to_string_pretty(&peers).expect("plain data");
         write_private(&data.join(FILE), text.as_bytes())

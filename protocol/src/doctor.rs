@@ -277,7 +277,8 @@ mod tests {
         probe(&mut responder, Way::Unicast, 0, 10, ms(0));
         assert_eq!(ask(&mut responder, OTHER, 10, ms(1)), [], "another's nonce");
         assert_eq!(ask(&mut responder, DOCTOR, 11, ms(1)), [], "a guess");
-        let burst = Output::Burst { check: 7, frames: BURST_FRAMES_MAX, frame_bytes: BURST_FRAME_BYTES_MAX, fresh: true };
+        let burst =
+            Output::Burst { check: 7, frames: BURST_FRAMES_MAX, frame_bytes: BURST_FRAME_BYTES_MAX, fresh: true };
         assert_eq!(ask(&mut responder, DOCTOR, 10, ms(1)), [burst]);
         assert_eq!(ask(&mut responder, DOCTOR, 10, ms(5_000)), [], "played again");
         responder.burst_over(ms(1_000));

@@ -237,8 +237,7 @@ impl Reach {
     /// This server leads.
     pub fn leads(&mut self, now: Timestamp) {
         if !matches!(self.role, Role::Leader(_)) {
-            self.role =
-                Role::Leader(Office { members: BTreeMap::new(), number: 0, beacon_at: None, last_at: None });
+            self.role = Role::Leader(Office { members: BTreeMap::new(), number: 0, beacon_at: None, last_at: None });
             self.since = now;
         }
     }
@@ -415,8 +414,7 @@ impl Reach {
     fn is_worth_it(&mut self, server: Option<ServerId>, address: SocketAddr, servers: usize, now: Timestamp) -> bool {
         let Role::Leader(office) = &self.role else { return true };
         let is_awake = server.is_some_and(|server| {
-            office.members.contains_key(&server)
-                || self.heard_at.get(&server).is_some_and(|at| now.since(*at) < AWAKE)
+            office.members.contains_key(&server) || self.heard_at.get(&server).is_some_and(|at| now.since(*at) < AWAKE)
         });
         if is_awake {
             return true;

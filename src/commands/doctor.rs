@@ -16,7 +16,7 @@ const SECONDS: std::ops::RangeInclusive<i64> = 2..=300;
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// Where the agent of this server keeps its identity
-    #[arg(long, value_name = "DIR", default_value = "/var/lib/pressrun/agent")]
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/pressrun")]
     data: PathBuf,
     /// The agent's configuration file, if it has one
     #[arg(long, value_name = "FILE")]

@@ -16,7 +16,7 @@ const TICK: Duration = Duration::from_millis(5);
 
 /// Who asked for a burst.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Asker {
+pub(crate) struct Asker {
     server: ServerId,
     address: SocketAddr,
 }

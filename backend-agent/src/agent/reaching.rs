@@ -97,7 +97,7 @@ impl Agent {
         if self.roster.is_asking {
             return None;
         }
-        let Some(asked_at) = self.roster.asked_at else { return Some(self.clock.now()) };
+        let Some(asked_at) = self.roster.asked_at else { return Some(Timestamp::ZERO) };
         let is_alone = match self.part.leader() {
             None => true,
             Some((leader, _)) => leader == self.identity.server && self.part.members().len() < 2,

@@ -160,10 +160,9 @@ impl Finding {
             Self::CannotSend { interface, reason } => {
                 format!("Multicast cannot be sent by {interface}: {reason}.")
             }
-            Self::WrongInterface { interface, better, peers } => format!(
-                "The segment's interface is {interface}, and {} can be reached by {better} only.",
-                list(peers)
-            ),
+            Self::WrongInterface { interface, better, peers } => {
+                format!("The segment's interface is {interface}, and {} can be reached by {better} only.", list(peers))
+            }
             Self::BehindRouter { peers } => format!(
                 "{} answer by unicast from another network: there is a router between, and multicast with a time to \
                  live of 1 does not cross it.",
@@ -282,9 +281,7 @@ impl Finding {
                  through. A server that is gone for good: `pressrun server remove NAME`."
                     .to_owned()
             }
-            Self::NoAgent => {
-                "Start it, or look at its log; what this found holds without it, too.".to_owned()
-            }
+            Self::NoAgent => "Start it, or look at its log; what this found holds without it, too.".to_owned(),
         }
     }
 }

@@ -114,7 +114,11 @@ fn drop_rules_of_nft(text: &str) -> Vec<DropRule> {
         } else if let Some(rest) = line.split_once(" hook ").map(|(_, rest)| rest) {
             hook = rest.split_whitespace().next().unwrap_or("").to_owned();
             if line.contains("policy drop") {
-                found.push(DropRule { hook: hook.clone(), place: format!("{table} {chain}"), rule: "policy drop".into() });
+                found.push(DropRule {
+                    hook: hook.clone(),
+                    place: format!("{table} {chain}"),
+                    rule: "policy drop".into(),
+                });
             }
         } else if !hook.is_empty() && drops_multicast(line) {
             found.push(DropRule { hook: hook.clone(), place: format!("{table} {chain}"), rule: line.to_owned() });
@@ -129,9 +133,9 @@ fn drops_multicast(rule: &str) -> bool {
     let words: Vec<&str> = rule.split_whitespace().collect();
     let drops = words.iter().any(|word| matches!(*word, "drop" | "reject"));
     let is_of_others = words.iter().any(|word| matches!(*word, "tcp" | "icmp" | "icmpv6" | "ip6" | "sctp"));
-    let concerns = words.iter().any(|word| {
-        matches!(*word, "udp" | "multicast") || word.starts_with("224.") || word.starts_with("239.")
-    });
+    let concerns = words
+        .iter()
+        .any(|word| matches!(*word, "udp" | "multicast") || word.starts_with("224.") || word.starts_with("239."));
     drops && concerns && !is_of_others
 }
 
@@ -149,7 +153,11 @@ fn drop_rules_of_iptables(text: &str) -> Vec<DropRule> {
         match words[..] {
             [chain, "DROP", ..] if chain.starts_with(':') => {
                 let chain = chain.trim_start_matches(':');
-                found.push(DropRule { hook: hook(chain), place: format!("{table} {chain}"), rule: "policy drop".into() });
+                found.push(DropRule {
+                    hook: hook(chain),
+                    place: format!("{table} {chain}"),
+                    rule: "policy drop".into(),
+                });
             }
             ["-A", chain, ..] => {
                 let drops = words.windows(2).any(|pair| matches!(pair, ["-j", "DROP" | "REJECT"]));

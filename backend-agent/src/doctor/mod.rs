@@ -297,9 +297,7 @@ impl Examination {
         let senders: Vec<ServerId> = self
             .peers
             .iter()
-            .filter(|(_, peer)| {
-                peer.answer.as_ref().is_some_and(|answer| answer.transport != Transport::Unicast)
-            })
+            .filter(|(_, peer)| peer.answer.as_ref().is_some_and(|answer| answer.transport != Transport::Unicast))
             .map(|(server, _)| *server)
             .collect();
         for server in senders {
@@ -460,7 +458,8 @@ impl Examination {
             burst: None,
             fresh: None,
         });
-        let mut peers: Vec<PeerSeen> = known.chain(unknown).filter(|peer| !self.own_agent.contains(&peer.address)).collect();
+        let mut peers: Vec<PeerSeen> =
+            known.chain(unknown).filter(|peer| !self.own_agent.contains(&peer.address)).collect();
         peers.sort_by(|one, other| one.name.cmp(&other.name));
         peers
     }

@@ -223,7 +223,11 @@ fn a_leader_goes_on_at_silent_strangers_rarely() {
     assert_eq!(copies(&mut segment.reach, &[STRANGER], ms(2_999)), []);
     assert_eq!(copies(&mut segment.reach, &[STRANGER], ms(3_000)), [STRANGER]);
     segment.reach.heard(STRANGER, ms(3_000));
-    assert_eq!(copies(&mut segment.reach, &[STRANGER], ms(3_001)), [STRANGER], "it speaks, so it may be another leader");
+    assert_eq!(
+        copies(&mut segment.reach, &[STRANGER], ms(3_001)),
+        [STRANGER],
+        "it speaks, so it may be another leader"
+    );
 }
 
 #[test]

@@ -1,7 +1,9 @@
 //! Networks that do not carry multicast, and the counting of it.
 
+use std::time::{Duration, Instant};
+
 use crate::address::Host;
-use crate::command::{LabError, inside, run};
+use crate::command::{LabError, inside, ip_batch, run};
 use crate::lab::Lab;
 
 /// Which multicast of a server is kept from it or from the others.
@@ -77,5 +79,74 @@ impl Lab {
             answer["nftables"].as_array()?.iter().find_map(|entry| entry["counter"]["packets"].as_u64())
         };
         understood().ok_or_else(|| LabError::Answer { command: format!("nft {}", args.join(" ")) })
+    }
+
+    /// Gives rules to a host's `nft`.
+    ///
+    /// # Errors
+    /// [`LabError`] when they are refused.
+    pub fn nft(&self, host: Host, rules: &str) -> Result<(), LabError> {
+        inside(&self.namespace(host), "nft", &["-f", "-"], rules).map(drop)
+    }
+
+    /// Has the switch of a segment forward multicast only to those that it has heard join within the last
+    /// seconds, and ask nobody: what a switch with IGMP snooping does where there is no querier. Returns when
+    /// it has forgotten those who had joined.
+    ///
+    /// # Errors
+    /// [`LabError`] when the kernel refuses; [`LabError::Answer`] when it does not forget.
+    pub fn set_forgetful_snooping(&self, segment: u8) -> Result<(), LabError> {
+        let router = self.namespace(Host::Router(segment));
+        // A bridge of Linux snoops only where it knows of a querier, so it is one itself, and silent.
+        let settings = "mcast_query_interval 100000000 mcast_startup_query_count 1 \
+             mcast_startup_query_interval 100000000 mcast_query_response_interval 10 \
+             mcast_membership_interval 1000 mcast_querier 1 mcast_snooping 1";
+        ip_batch(Some(&router), &format!("link set lan0 type bridge {settings}\n"))?;
+        let deadline = Instant::now() + Duration::from_secs(60);
+        loop {
+            let known = run("bridge", &["-n", &router, "mdb", "show"], "")?;
+            if !known.contains(" grp 239.") {
+                return Ok(());
+            }
+            if Instant::now() > deadline {
+                return Err(LabError::Answer { command: "bridge mdb show".to_owned() });
+            }
+            // Nobody tells when an entry has expired.
+            std::thread::sleep(Duration::from_millis(200));
+        }
+    }
+
+    /// Gives a server an interface that leads nowhere.
+    ///
+    /// # Errors
+    /// [`LabError`] when the kernel refuses.
+    pub fn add_interface(&self, server: Host, name: &str, address: &str) -> Result<(), LabError> {
+        let lines =
+            format!("link add {name} type dummy\naddress add {address} dev {name}\nlink set {name} up multicast on\n");
+        ip_batch(Some(&self.namespace(server)), &lines)
+    }
+
+    /// Makes a server's link a port of a bridge on the server, which has the address then, and snoops
+    /// without a querier, as bridges do when they are made.
+    ///
+    /// # Errors
+    /// [`LabError`] when the kernel refuses.
+    pub fn put_on_a_bridge(&self, server: Host, bridge: &str) -> Result<(), LabError> {
+        let (address, router) = (
+            server.address(),
+            match server {
+                Host::Server(segment, _) => Host::Router(segment).address(),
+                Host::Ccm | Host::Wan | Host::Router(_) => return Ok(()),
+            },
+        );
+        let lines = format!(
+            "link add {bridge} type bridge mcast_snooping 1 mcast_querier 0\n\
+             address del {address}/24 dev eth0\n\
+             link set eth0 master {bridge}\n\
+             address add {address}/24 dev {bridge}\n\
+             link set {bridge} up\n\
+             route add default via {router}\n"
+        );
+        ip_batch(Some(&self.namespace(server)), &lines)
     }
 }

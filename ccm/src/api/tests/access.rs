@@ -172,7 +172,8 @@ async fn a_server_says_where_it_is_and_learns_where_the_others_of_its_segment_ar
 #[tokio::test]
 async fn servers_of_other_segments_are_not_named() {
     let ccm = ccm();
-    let token = ccm.admin("POST", "/api/v1/tokens", json!({"uses": 2})).await.body["token"].as_str().unwrap().to_owned();
+    let token =
+        ccm.admin("POST", "/api/v1/tokens", json!({"uses": 2})).await.body["token"].as_str().unwrap().to_owned();
     let mut of_another = enroll_body(&token, "far");
     of_another["segment"] = json!("s2");
     let mut servers = Vec::new();
