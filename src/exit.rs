@@ -10,6 +10,7 @@ use crate::client::{ClientError, PlaceError};
 use crate::commands::agent::AgentCommandError;
 use crate::commands::assignment::AssignmentCommandError;
 use crate::commands::ccm::CcmCommandError;
+use crate::commands::doctor::DoctorCommandError;
 use crate::demo::DemoError;
 use crate::output::plain;
 
@@ -139,6 +140,9 @@ pub(crate) enum CommandError {
     /// The agent cannot run.
     #[error(transparent)]
     Agent(#[from] AgentCommandError),
+    /// The segment was not examined.
+    #[error(transparent)]
+    Doctor(#[from] DoctorCommandError),
     /// An assignment was not made, shown or applied.
     #[error(transparent)]
     Assignment(#[from] AssignmentCommandError),
@@ -158,7 +162,7 @@ impl CommandError {
             Self::Ccm(error) => error.exit(),
             Self::Agent(error) => error.exit(),
             Self::Assignment(error) => error.exit(),
-            Self::Runtime { .. } | Self::Output(_) | Self::Demo(_) => Exit::Failed,
+            Self::Runtime { .. } | Self::Output(_) | Self::Doctor(_) | Self::Demo(_) => Exit::Failed,
         }
     }
 

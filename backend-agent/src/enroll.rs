@@ -254,6 +254,29 @@ async fn get(
     }
 }
 
+/// One POST to the content control manager, tried once.
+///
+/// # Errors
+/// [`EnrollError`] when it does not answer or refuses.
+pub(crate) async fn ask(
+    url: &str,
+    config: Arc<ClientConfig>,
+    expect: Peer,
+    path: &str,
+    body: Vec<u8>,
+) -> Result<Bytes, EnrollError> {
+    let address = host_and_port(url)?;
+    let work = async {
+        let connected = TcpStream::connect(&address).await;
+        let stream = connected.map_err(|source| EnrollError::Unreachable { url: url.to_owned(), source })?;
+        converse(url, stream, config, Some(expect), path, Some(body)).await
+    };
+    tokio::time::timeout(TIMEOUT, work).await.unwrap_or_else(|_| {
+        let what = format!("no answer within {} s", TIMEOUT.as_secs());
+        Err(EnrollError::Conversation { url: url.to_owned(), what })
+    })
+}
+
 async fn converse(
     url: &str,
     stream: TcpStream,

@@ -5,11 +5,15 @@
 //! in `docs/configuration.md`. Leaves to others: how it is written down ([`settings`](crate::settings)).
 
 use std::collections::BTreeSet;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use common::ids::ServerName;
+use lan_channel::port::ControlPort;
 use protocol::election::{ConfigError, Standing, shorter};
 use protocol::participant::Timers;
+use protocol::reach::Transport;
+use protocol::registration::MEMBERS_MAX;
 use protocol::session::{ReceiverConfig, SenderConfig};
 use protocol::{election, registration, reports};
 use serde::Deserialize;
@@ -34,6 +38,12 @@ pub struct Lan {
     /// How often a leader asks members anew that were served and have not said what became of it.
     /// Default 5 s: a member that was started again waits no longer than that.
     pub ask_again: Duration,
+    /// How the servers of the segment reach each other.
+    pub transport: Transport,
+    /// Where this server hears what is said to it alone.
+    pub port: ControlPort,
+    /// Where other servers of the segment hear that, besides those that the content control manager knows.
+    pub peers: Vec<SocketAddr>,
 }
 
 impl Default for Lan {
@@ -47,6 +57,9 @@ impl Default for Lan {
             rank: 0,
             factor: None,
             ask_again: Duration::from_secs(5),
+            transport: Transport::default(),
+            port: ControlPort::default(),
+            peers: Vec::new(),
         }
     }
 }
@@ -88,6 +101,23 @@ pub enum LanError {
     /// A leader that asks without end.
     #[error("ask_again must not be 0s")]
     AskAgain,
+    /// An address at which nobody can be reached.
+    #[error("{peer} in peers is no address of a server")]
+    Peer {
+        /// What was said.
+        peer: SocketAddr,
+    },
+    /// More addresses than a segment has servers.
+    #[error("peers names {peers} addresses; a segment has at most {peers_max} servers")]
+    Peers {
+        /// How many.
+        peers: usize,
+        /// How many there may be.
+        peers_max: usize,
+    },
+    /// Port 0.
+    #[error("port must not be 0; left out, it is derived")]
+    Port,
     /// `election = "fixed"` without `leader`.
     #[error("election = \"fixed\" needs leader = \"NAME\"")]
     NoLeader,
@@ -182,6 +212,15 @@ impl Lan {
         if self.ask_again.is_zero() {
             return Err(LanError::AskAgain);
         }
+        if self.port == ControlPort::Fixed(0) {
+            return Err(LanError::Port);
+        }
+        if self.peers.len() > MEMBERS_MAX {
+            return Err(LanError::Peers { peers: self.peers.len(), peers_max: MEMBERS_MAX });
+        }
+        if let Some(peer) = self.peers.iter().find(|peer| !is_a_servers(**peer)) {
+            return Err(LanError::Peer { peer: *peer });
+        }
         match (&self.choice, &self.roster) {
             (Choice::Fixed(leader), Some(roster)) if !roster.contains(leader) => {
                 Err(LanError::LeaderNotOnRoster { leader: leader.clone() })
@@ -199,4 +238,15 @@ impl Lan {
             ..Standing::default()
         }
     }
+}
+
+/// Whether a single server can be at an address.
+#[must_use]
+pub fn is_a_servers(address: SocketAddr) -> bool {
+    let ip = address.ip();
+    let is_broadcast = match ip {
+        std::net::IpAddr::V4(ip) => ip.is_broadcast(),
+        std::net::IpAddr::V6(_) => false,
+    };
+    address.port() != 0 && !ip.is_unspecified() && !ip.is_multicast() && !is_broadcast
 }

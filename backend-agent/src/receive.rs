@@ -429,6 +429,17 @@ impl Receptions {
         }
     }
 
+    /// No session is going to bring this object: it comes in another way.
+    pub fn abandon(&mut self, object: Digest, now: Timestamp) {
+        let of_object = |(session, reception): (&u32, &Reception)| {
+            (reception.announced.ticket.object == object && !reception.confirmed).then_some(*session)
+        };
+        let sessions: Vec<u32> = self.sessions.iter().filter_map(of_object).collect();
+        for session in sessions {
+            self.end(session, now);
+        }
+    }
+
     /// The object is not wanted any more.
     pub fn forget(&mut self, object: Digest) {
         self.remains.remove(&object);

@@ -5,10 +5,13 @@
 
 use std::collections::BTreeSet;
 use std::io;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use common::ids::ServerName;
+use lan_channel::port::ControlPort;
+use protocol::reach::Transport;
 use protocol::session::{ReceiverConfig, SenderConfig};
 use protocol::{election, registration, reports};
 use serde::Deserialize;
@@ -153,6 +156,9 @@ struct LanSection {
     factor: Option<u8>,
     preempt_after: Option<Time>,
     ask_again: Option<Time>,
+    transport: Transport,
+    port: Option<u16>,
+    peers: Vec<SocketAddr>,
 }
 
 impl Settings {
@@ -195,6 +201,9 @@ impl File {
         if let Some(Time(time)) = section.ask_again {
             lan.ask_again = time;
         }
+        lan.transport = section.transport;
+        lan.port = section.port.map_or(ControlPort::Derived, ControlPort::Fixed);
+        lan.peers = section.peers;
         lan.validate()?;
         Ok(lan)
     }
@@ -286,6 +295,26 @@ mod tests {
         assert!(matches!(parse("[lan]\nleader = \"web1\""), Err(SettingsError::Lan(LanError::LeaderNotFixed { .. }))));
         let elsewhere = "[lan]\nelection = \"fixed\"\nleader = \"web1\"\nroster = [\"web2\"]";
         assert!(matches!(parse(elsewhere), Err(SettingsError::Lan(LanError::LeaderNotOnRoster { .. }))));
+    }
+
+    #[test]
+    fn a_segment_without_multicast_has_addresses_to_speak_to() {
+        let text = "[lan]\ntransport = \"unicast\"\nport = 4001\npeers = [\"10.0.0.2:4001\"]";
+        let lan = parse(text).unwrap();
+        assert_eq!((lan.transport, lan.port), (Transport::Unicast, ControlPort::Fixed(4001)));
+        assert_eq!(lan.peers, ["10.0.0.2:4001".parse().unwrap()]);
+        let usual = parse("").unwrap();
+        assert_eq!((usual.transport, usual.port, usual.peers), (Transport::Auto, ControlPort::Derived, Vec::new()));
+        for (text, said) in [
+            ("[lan]\nport = 0", "port must not be 0; left out, it is derived"),
+            ("[lan]\npeers = [\"239.1.1.1:4001\"]", "239.1.1.1:4001 in peers is no address of a server"),
+            ("[lan]\npeers = [\"10.0.0.1:0\"]", "10.0.0.1:0 in peers is no address of a server"),
+            ("[lan]\npeers = [\"255.255.255.255:1\"]", "255.255.255.255:1 in peers is no address of a server"),
+        ] {
+            assert_eq!(parse(text).unwrap_err().to_string(), said);
+        }
+        assert!(matches!(parse("[lan]\ntransport = \"broadcast\""), Err(SettingsError::Form { .. })));
+        assert!(matches!(parse("[lan]\npeers = [\"web2\"]"), Err(SettingsError::Form { .. })));
     }
 
     #[test]

@@ -280,6 +280,9 @@ where
     let service = service_fn(|mut request: hyper::Request<Incoming>| {
         let (door, identity) = (door.clone(), identity);
         request.extensions_mut().insert(axum::extract::ConnectInfo(peer));
+        if let Some(identity) = identity {
+            request.extensions_mut().insert(identity);
+        }
         async move {
             let path = request.uri().path();
             if path.starts_with("/o/") || path == "/notify" {

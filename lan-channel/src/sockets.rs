@@ -8,12 +8,13 @@ use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use tokio::net::UdpSocket;
 
 use crate::data::{DataReceiver, DataSender};
+use crate::port::Wishes;
 
 /// Time to live of what is multicast: it stays on the segment.
 const TTL: u32 = 1;
 /// Receive buffer asked for on the data channel: what arrives in a fifth of a second at 1 Gbit/s, while
 /// the process is kept from running.
-const DATA_BUFFER_BYTES: usize = 32 << 20;
+pub const DATA_BUFFER_BYTES: usize = 32 << 20;
 /// Receive buffer asked for on the control channel.
 const CONTROL_BUFFER_BYTES: usize = 1 << 20;
 /// Send buffer of the control channel.
@@ -104,11 +105,19 @@ impl Channels {
     /// # Errors
     /// [`ChannelError`] names interface or socket.
     pub fn join(interface: &str, addresses: ChannelAddresses) -> Result<Self, ChannelError> {
+        Self::join_with(interface, addresses, Wishes::default())
+    }
+
+    /// The same with other sockets than usual.
+    ///
+    /// # Errors
+    /// [`ChannelError`] names interface or socket.
+    pub fn join_with(interface: &str, addresses: ChannelAddresses, wishes: Wishes) -> Result<Self, ChannelError> {
         let own = interface_address(interface)?;
-        let control_multicast = multicast_receiver(addresses.control, own, CONTROL_BUFFER_BYTES)?;
-        let data_receive = multicast_receiver(addresses.data, own, DATA_BUFFER_BYTES)?;
+        let control_multicast = multicast_receiver(addresses.control, own, CONTROL_BUFFER_BYTES, wishes.multicast)?;
+        let data_receive = multicast_receiver(addresses.data, own, DATA_BUFFER_BYTES, wishes.multicast)?;
         let data_buffer_bytes = granted(&data_receive);
-        if data_buffer_bytes < DATA_BUFFER_BYTES {
+        if wishes.multicast && data_buffer_bytes < DATA_BUFFER_BYTES {
             tracing::warn!(
                 asked_bytes = DATA_BUFFER_BYTES,
                 granted_bytes = data_buffer_bytes,
@@ -118,10 +127,17 @@ impl Channels {
         }
         let failed = |what, address| move |source| ChannelError::Socket { what, address, source };
         let data = SocketAddr::V4(addresses.data);
-        let data_send = sender(own, DATA_SEND_BUFFER_BYTES)?;
+        let data_send = sender(own, 0, DATA_SEND_BUFFER_BYTES)?;
+        let (port, any_other) = wishes.port.wish(addresses);
+        let control_unicast = match sender(own, port, SEND_BUFFER_BYTES) {
+            Err(ChannelError::Socket { source, .. }) if any_other && source.kind() == io::ErrorKind::AddrInUse => {
+                sender(own, 0, SEND_BUFFER_BYTES)
+            }
+            opened => opened,
+        }?;
         Ok(Self {
             control_multicast,
-            control_unicast: sender(own, SEND_BUFFER_BYTES)?,
+            control_unicast,
             data_receive: DataReceiver::new(data_receive).map_err(failed("receive by the batch", data))?,
             data_send: DataSender::new(data_send, data).map_err(failed("send by the batch", data))?,
             addresses,
@@ -129,6 +145,14 @@ impl Channels {
             data_buffer_bytes,
         })
     }
+}
+
+/// Listens to a group of its own.
+///
+/// # Errors
+/// [`ChannelError::Socket`].
+pub fn listen_to(group: SocketAddrV4, own: Ipv4Addr) -> Result<UdpSocket, ChannelError> {
+    multicast_receiver(group, own, CONTROL_BUFFER_BYTES, true)
 }
 
 /// What the kernel gave as receive buffer, of which it counts its own share as much again.
@@ -185,7 +209,12 @@ fn only_interface(addresses: &[(String, Ipv4Addr)]) -> Result<Ipv4Addr, ChannelE
     }
 }
 
-fn multicast_receiver(address: SocketAddrV4, own: Ipv4Addr, buffer_bytes: usize) -> Result<UdpSocket, ChannelError> {
+fn multicast_receiver(
+    address: SocketAddrV4,
+    own: Ipv4Addr,
+    buffer_bytes: usize,
+    joins: bool,
+) -> Result<UdpSocket, ChannelError> {
     let attempt = || {
         let socket = Socket::new(Domain::IPV4, Type::DGRAM, Some(Protocol::UDP))?;
         // Several agents on one machine (a demonstration, a test) hear the same channel.
@@ -196,15 +225,17 @@ fn multicast_receiver(address: SocketAddrV4, own: Ipv4Addr, buffer_bytes: usize)
             socket.set_recv_buffer_size(buffer_bytes).ok();
         }
         socket.bind(&SockAddr::from(address))?;
-        socket.join_multicast_v4(address.ip(), &own)?;
+        if joins {
+            socket.join_multicast_v4(address.ip(), &own)?;
+        }
         socket.set_nonblocking(true)?;
         UdpSocket::from_std(socket.into())
     };
     attempt().map_err(|source| ChannelError::Socket { what: "listen to multicast", address: address.into(), source })
 }
 
-fn sender(own: Ipv4Addr, buffer_bytes: usize) -> Result<UdpSocket, ChannelError> {
-    let address = SocketAddrV4::new(own, 0);
+fn sender(own: Ipv4Addr, port: u16, buffer_bytes: usize) -> Result<UdpSocket, ChannelError> {
+    let address = SocketAddrV4::new(own, port);
     let attempt = || {
         let socket = Socket::new(Domain::IPV4, Type::DGRAM, Some(Protocol::UDP))?;
         socket.set_multicast_if_v4(&own)?;

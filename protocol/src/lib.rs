@@ -8,9 +8,12 @@
 //! **The calling contract of every machine: one input (`handle_*`), then drain `poll_output` until
 //! `None`, then sleep until `poll_timeout`, then the next input.**
 
+pub mod direct;
+pub mod doctor;
 pub mod election;
 pub mod message;
 pub mod participant;
+pub mod reach;
 pub mod registration;
 pub mod reports;
 pub mod session;

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{election, registration, reports, session};
+use crate::{direct, election, reach, registration, reports, session};
 
 /// A message of one of the protocols. Grows at the end only.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -21,4 +21,8 @@ pub enum Control {
         /// gets what a session did not bring.
         transfer_port: u16,
     },
+    /// Who hears what is multicast.
+    Reach(reach::Message),
+    /// Objects for who does not.
+    Direct(direct::Message),
 }

@@ -198,8 +198,8 @@ impl Participant {
         self.office.as_ref().map(|office| office.collector.all()).unwrap_or_default()
     }
 
-    /// A control message from a server whose identity and roles are proven. One of a session only shows
-    /// that its sender lives; what it says is for the session.
+    /// A control message from a server whose identity and roles are proven. One that is for another machine
+    /// (a session, [`reach`](crate::reach), [`direct`](crate::direct)) only shows that its sender lives.
     ///
     /// # Errors
     /// [`Rejected`] when the sender may not say that. Nothing changed then but that it is heard.
@@ -222,7 +222,7 @@ impl Participant {
                 Ok(office.map_or(Ok(()), |office| office.registrar.handle_message(from, message, now))?)
             }
             Control::Reports(message) => Ok(self.hear_reports(from, message, now)?),
-            Control::Session { .. } => Ok(()),
+            Control::Session { .. } | Control::Reach(_) | Control::Direct(_) => Ok(()),
         }
     }
 

@@ -6,6 +6,7 @@ pub(crate) mod ccm;
 mod checkpoint;
 mod demo;
 mod diff;
+pub(crate) mod doctor;
 mod events;
 mod group;
 mod publish;
@@ -52,6 +53,8 @@ pub(crate) enum Command {
     Ccm(ccm::Args),
     /// Run the agent of a web server
     Agent(agent::Args),
+    /// Find out whether multicast works between this server and the others of its segment, and why not
+    Doctor(doctor::Args),
     /// Make, show and apply assignments in files, without a network
     Assignment(assignment::Args),
     /// Make, list and delete tokens that servers join with
@@ -93,6 +96,7 @@ impl Command {
             Self::Demo(args) => args.json,
             Self::Ccm(args) => args.json,
             Self::Agent(_) => false,
+            Self::Doctor(args) => args.json,
             Self::Assignment(args) => args.json,
             Self::Token(args) => args.client.json,
             Self::Site(args) => args.client.json,
@@ -131,6 +135,7 @@ pub(crate) async fn run(command: Command) -> Result<Exit, CommandError> {
         Command::Demo(args) => demo::run(args).await,
         Command::Ccm(args) => ccm::run(args).await,
         Command::Agent(args) => agent::run(args).await,
+        Command::Doctor(args) => doctor::run(args).await,
         Command::Assignment(args) => assignment::run(args).await,
         Command::Token(args) => token::run(args).await,
         Command::Site(args) => site::run(args).await,

@@ -56,6 +56,8 @@ fn every_documented_form_is_understood() {
         "server remove web1",
         "segments",
         "status --data /d --json",
+        "doctor",
+        "doctor --data /d --config /c --interface eth0 --seconds 10 --json",
     ] {
         if let Err(error) = parse(line) {
             panic!("{line}: {error}");

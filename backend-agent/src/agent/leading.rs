@@ -20,6 +20,7 @@ use group_leader::distribute::{Distribution, Next};
 use group_leader::forward::{Action, Forward};
 use group_leader::uplink::{self, Connect, Uplink};
 use lan_channel::envelope::SegmentKey;
+use protocol::direct::{self, Offers};
 use protocol::session::{Announcement, Geometry, SYMBOL_BYTES, SenderOutput, Status};
 use tokio::sync::mpsc;
 use transfer::tls::Peer;
@@ -37,11 +38,13 @@ const REPORT_INTERVAL: Duration = Duration::from_secs(5);
 const KEY_ID: u8 = 0;
 
 /// An object under distribution.
-struct Active {
-    signed: Signed<Ticket>,
-    ticket: Ticket,
-    audience: Audience,
-    session: Option<(u32, Distribution)>,
+pub(super) struct Active {
+    pub(super) signed: Signed<Ticket>,
+    pub(super) ticket: Ticket,
+    pub(super) audience: Audience,
+    pub(super) session: Option<(u32, Distribution)>,
+    /// For those who do not hear multicast.
+    pub(super) offers: Offers,
     progress_at: Timestamp,
 }
 
@@ -53,7 +56,7 @@ pub(super) struct Leading {
     epoch: u64,
     pub(super) forward: Forward,
     uplink: Uplink,
-    active: BTreeMap<Digest, Active>,
+    pub(super) active: BTreeMap<Digest, Active>,
     members: Vec<MemberInfo>,
     next_session: u32,
     report_at: Timestamp,
@@ -126,7 +129,16 @@ impl Leading {
 
     /// Whether any object is being distributed.
     pub(super) fn is_distributing(&self) -> bool {
-        self.active.values().any(|active| active.session.is_some())
+        self.active.values().any(|active| active.session.is_some() || !active.offers.is_idle())
+    }
+
+    /// What is to be done about an offer.
+    pub(super) fn offer_output(&mut self) -> Option<(Digest, direct::Output)> {
+        self.active.iter_mut().find_map(|(object, active)| Some((*object, active.offers.poll_output()?)))
+    }
+
+    pub(super) fn say(&self, message: ToCcm) {
+        self.uplink.say(message);
     }
 
     /// Whether the object is being distributed.
@@ -165,12 +177,14 @@ impl Leading {
             let (_, distribution) = active.session.as_ref()?;
             Some(distribution.poll_timeout().map_or(active.progress_at, |at| at.min(active.progress_at)))
         });
+        let offers = self.active.values().filter_map(|active| active.offers.poll_timeout());
         let own = [self.report_at, self.ask_again_at];
-        sessions.chain(own).min()
+        sessions.chain(offers).chain(own).min()
     }
 
     pub(super) fn timeout(&mut self, now: Timestamp) {
         for active in self.active.values_mut() {
+            active.offers.handle_timeout(now);
             let Some((_, distribution)) = &mut active.session else { continue };
             distribution.timeout(now);
             if active.progress_at <= now {
@@ -218,6 +232,7 @@ impl Leading {
             for active in self.active.values_mut() {
                 if active.ticket.assignment == report.assignment {
                     active.audience.answered(report.server);
+                    active.offers.withdraw(report.server);
                 }
             }
         }
@@ -250,7 +265,7 @@ impl Agent {
     }
 
     pub(super) fn pump_leading(&mut self) -> bool {
-        self.pump_forward() | self.pump_sessions()
+        self.pump_forward() | self.pump_sessions() | self.pump_offers()
     }
 
     fn pump_forward(&mut self) -> bool {
@@ -325,6 +340,7 @@ impl Agent {
                 signed,
                 ticket: ticket.clone(),
                 session: None,
+                offers: Offers::default(),
                 progress_at: now,
             });
             leading.heard_reports(&reported);
@@ -344,6 +360,7 @@ impl Agent {
         let Some(leading) = &self.leading else { return };
         if let Some(active) = leading.active.get(&object)
             && active.session.is_none()
+            && active.offers.is_idle()
         {
             let stats = common::control::SessionStats { object_bytes: active.ticket.length, ..Default::default() };
             leading.uplink.say(ToCcm::Session { assignment: active.ticket.assignment, stats, finished: true });
@@ -357,6 +374,14 @@ impl Agent {
         let Some(active) = leading.active.get_mut(&object) else { return };
         let Change { join, gone, asks_first } =
             active.audience.members(leading.members.iter().map(|member| member.server));
+        for server in &gone {
+            active.offers.withdraw(*server);
+        }
+        let (by_unicast, join): (Vec<ServerId>, Vec<ServerId>) =
+            join.into_iter().partition(|server| self.reach.is_served_by_unicast(*server));
+        for server in by_unicast {
+            active.offers.offer(server, now);
+        }
         if let Some((_, distribution)) = &mut active.session {
             for server in gone {
                 distribution.gone(server, now);
@@ -418,6 +443,8 @@ impl Agent {
     /// Members came, went, or said something new about themselves.
     pub(super) fn members_changed(&mut self, members: Vec<MemberInfo>) {
         let now = self.clock.now();
+        let own = self.identity.server;
+        self.reach.members(members.iter().map(|member| member.server).filter(|server| *server != own), now);
         let objects = match &mut self.leading {
             Some(leading) => leading.members_changed(members, now),
             None => Vec::new(),
@@ -462,6 +489,11 @@ impl Agent {
             SenderOutput::MemberComplete(server) => {
                 if let Some(active) = active {
                     active.audience.served(server);
+                }
+            }
+            SenderOutput::MemberFailed(server, _) if self.reach.is_served_by_unicast(server) => {
+                if let Some(active) = active {
+                    active.offers.offer(server, self.clock.now());
                 }
             }
             SenderOutput::MemberFailed(server, failure) => {

@@ -12,9 +12,11 @@ use common::keys::Signed;
 use common::outcome::{Outcome, Refusal, RefusalCode, Report, SiteState};
 use common::ticket::Ticket;
 use common::time::Timestamp;
+use lan_channel::doctor::is_of_doctor;
 use protocol::election;
 use protocol::message::Control;
 use protocol::participant::Output;
+use protocol::reach::Way;
 use protocol::registration::Destination;
 use protocol::session::Message;
 use std::net::SocketAddr;
@@ -46,9 +48,13 @@ pub(super) fn boot_number(data: &Path, chance: u64) -> Result<u64, IdentityError
 }
 
 impl Agent {
-    pub(super) fn read_control(&mut self, socket: &UdpSocket, buffer: &mut [u8]) {
+    pub(super) fn read_control(&mut self, socket: &UdpSocket, way: Way, buffer: &mut [u8]) {
         for _ in 0..DATAGRAMS_PER_TURN {
             let Ok((length, from)) = socket.try_recv_from(buffer) else { return };
+            if is_of_doctor(&buffer[..length]) {
+                self.doctor(&buffer[..length], from, way);
+                continue;
+            }
             let opened = match self.opener.open(&buffer[..length], wall_time()) {
                 Ok(opened) => opened,
                 Err(error) => {
@@ -63,11 +69,11 @@ impl Agent {
                     continue;
                 }
             };
-            self.addresses.insert(opened.sender.server, from);
+            self.peers.heard(opened.sender.server, from);
             // What was sent before this message is heard before it: data has a socket of its own, and
             // a question about frames that lie there unread would be answered with "missing".
             self.drain_data();
-            self.control(&opened.sender, from, message);
+            self.control(&opened.sender, from, way, message);
             self.pump();
         }
     }
@@ -101,9 +107,10 @@ impl Agent {
         self.overflows = overflows;
     }
 
-    fn control(&mut self, sender: &Credential, from: SocketAddr, message: Control) {
+    fn control(&mut self, sender: &Credential, from: SocketAddr, way: Way, message: Control) {
         let now = self.clock.now();
         let server = sender.server;
+        self.reach.heard(server, now);
         if let Choice::Fixed(leader) = &self.config.lan.choice
             && *leader == sender.name
         {
@@ -113,10 +120,15 @@ impl Agent {
         if let Err(error) = self.part.handle_message(server, sender.roles, &message, now) {
             tracing::debug!(%server, %error, "a control message is rejected");
         }
-        if let Control::Session { message, transfer_port } = message {
-            let mut transfer = from;
-            transfer.set_port(transfer_port);
-            self.session(sender, transfer, message, now);
+        match message {
+            Control::Session { message, transfer_port } => {
+                let mut transfer = from;
+                transfer.set_port(transfer_port);
+                self.session(sender, transfer, message, now);
+            }
+            Control::Reach(message) => self.reach.handle_message(server, way, &message, now),
+            Control::Direct(message) => self.direct(sender, from, message, now),
+            Control::Election(_) | Control::Registration(_) | Control::Reports(_) => {}
         }
     }
 
@@ -155,7 +167,7 @@ impl Agent {
     }
 
     /// The ticket, if the CCM signed it, it is still good, and it is for this server.
-    fn believed(&self, sender: &Credential, ticket: &Signed<Ticket>) -> Option<Ticket> {
+    pub(super) fn believed(&self, sender: &Credential, ticket: &Signed<Ticket>) -> Option<Ticket> {
         if !sender.roles.leader {
             return None;
         }
@@ -195,7 +207,7 @@ impl Agent {
     }
 
     /// What keeps this server from taking part in anything new, or in this.
-    fn obstacle(&self, ticket: &Ticket) -> Option<Decline> {
+    pub(super) fn obstacle(&self, ticket: &Ticket) -> Option<Decline> {
         if let Ok(why) = std::fs::read_to_string(self.config.data.join(MAINTENANCE_FILE)) {
             let why = why.trim();
             return Some(Decline::new(DeclineCode::Maintenance, if why.is_empty() { "out of service" } else { why }));
@@ -206,7 +218,7 @@ impl Agent {
     }
 
     /// The content control manager hears why, unless it passes: then the leader offers it again.
-    fn refuse(&mut self, ticket: &Ticket, decline: &Decline) {
+    pub(super) fn refuse(&mut self, ticket: &Ticket, decline: &Decline) {
         let code = match decline.code {
             DeclineCode::Busy => return,
             DeclineCode::Space => RefusalCode::NoSpace,
@@ -349,6 +361,7 @@ impl Agent {
 
     pub(super) fn fetched(&mut self, ticket: Ticket, source: Source, result: &Result<(), String>) {
         self.fetching.remove(&ticket.object);
+        self.offered_is_here(ticket.object, result.is_ok());
         if let Err(reason) = result {
             tracing::warn!(assignment = %ticket.assignment, source = %source.address, reason, "an object could not be fetched");
         }
@@ -373,6 +386,7 @@ impl Agent {
         let control = Control::Session { message, transfer_port: self.transfer_address.port() };
         match to {
             Some(server) => self.unicast(server, &control),
+            // Who takes part in a session hears multicast.
             None => self.multicast(&control),
         }
     }
@@ -394,13 +408,18 @@ impl Agent {
                         self.part.resign(now);
                     }
                 }
-                Output::Leads { epoch } => self.lead(epoch, now),
+                Output::Leads { epoch } => {
+                    self.reach.leads(now);
+                    self.lead(epoch, now);
+                }
                 Output::Follows { leader, epoch } => {
                     tracing::info!(%leader, epoch, "follows a group leader");
+                    self.reach.follows(leader, now);
                     self.stop_leading();
                 }
                 Output::Leaderless => {
                     tracing::info!("there is no group leader");
+                    self.reach.leaderless(now);
                     self.stop_leading();
                 }
                 Output::Confirmed { leader, epoch } => tracing::debug!(%leader, epoch, "registered"),
@@ -440,7 +459,7 @@ impl Agent {
     pub(super) fn say(&mut self, to: Destination, message: &Control) {
         match to {
             Destination::Server(server) => self.unicast(server, message),
-            Destination::Segment => self.multicast(message),
+            Destination::Segment => self.say_to_all(message),
         }
     }
 }

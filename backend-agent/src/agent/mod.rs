@@ -2,14 +2,19 @@
 //! and brings them their inputs.
 //!
 //! In reading order: [`run`] (start, loop, stop), [`member`] (what every server does), [`leading`]
-//! (what the group leader does besides), [`host`] (what the machine is).
+//! (what the group leader does besides), [`reaching`] (how what is said reaches the others), [`direct`]
+//! (objects for those who do not hear multicast), [`doctor`] (answers to `pressrun doctor`), [`host`] (what
+//! the machine is).
 //!
 //! No rule of a protocol lives here. Reading trees, hashing files and fetching happen elsewhere and
 //! come back as [`Event`]s, so that the loop is never held up.
 
+mod direct;
+mod doctor;
 mod host;
 mod leading;
 mod member;
+mod reaching;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
@@ -28,11 +33,14 @@ use common::time::Timestamp;
 use group_leader::distribute::Next;
 use group_leader::uplink;
 use lan_channel::data::FrameBatch;
+use lan_channel::doctor::DoctorChannel;
 use lan_channel::envelope::{Opener, Sealer};
+use lan_channel::port::Wishes;
 use lan_channel::sockets::{ChannelAddresses, Channels};
+use protocol::doctor::Responder;
 use protocol::election::Mode;
-use protocol::message::Control;
 use protocol::participant::{Beginning, Participant};
+use protocol::reach::{Reach, Transport, Way};
 use protocol::registration::InfoError;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot};
@@ -45,9 +53,11 @@ use crate::config::{Config, DEFAULT_ROOTS};
 use crate::enroll::{EnrollError, enroll, host_and_port};
 use crate::identity::{Identity, IdentityError, create_private_dir, write_private};
 use crate::lan::{Choice, LanError};
+use crate::peers::{Peer as SegmentPeer, Peers};
 use crate::receive::Receptions;
 use crate::worker::{Done, Scope, Worker};
 use leading::Leading;
+use reaching::Roster;
 
 /// How often what the machine is (load, disk) is looked at.
 const HOST_INTERVAL: Duration = Duration::from_secs(5);
@@ -124,6 +134,10 @@ pub(crate) enum Event {
     Fetched { ticket: Ticket, source: Source, result: Result<(), String> },
     /// Another leader was told and served, or was not.
     Forwarded { object: Digest, to: ServerId, result: Result<(), String> },
+    /// The content control manager has said where the other servers are, or has not.
+    Roster(Result<Vec<SegmentPeer>, String>),
+    /// Test frames were sent.
+    BurstOver { asker: doctor::Asker, check: u64, frames: u32 },
 }
 
 /// Counts the process's time.
@@ -148,6 +162,9 @@ pub(crate) struct Agent {
     channels: Arc<Channels>,
     sealer: Sealer,
     opener: Opener,
+    doctor: DoctorChannel,
+    /// What doctors are told.
+    responder: Responder,
     /// Where its chunk server listens.
     transfer_address: SocketAddr,
     ccm_address: String,
@@ -160,8 +177,15 @@ pub(crate) struct Agent {
     /// Frames that the kernel has dropped so far.
     overflows: u64,
     worker: Worker,
-    /// Where control datagrams of servers come from.
-    addresses: BTreeMap<ServerId, SocketAddr>,
+    /// Where control datagrams of servers come from, and who else there is.
+    peers: Peers,
+    /// Where this server hears what is said to it alone.
+    own_address: SocketAddr,
+    /// Who hears what is multicast.
+    reach: Reach,
+    roster: Roster,
+    /// Objects that a leader offered and that are being fetched, and which leader.
+    offered: BTreeMap<Digest, ServerId>,
     /// Chunk servers of leaders, by what their session messages say.
     leader_transfer: BTreeMap<ServerId, SocketAddr>,
     states: Vec<SiteState>,
@@ -242,7 +266,10 @@ impl Agent {
             Some(interface) => interface.clone(),
             None => lan_channel::sockets::default_interface()?.to_string(),
         };
-        let channels = Channels::join(&interface, ChannelAddresses::of(identity.cluster, &identity.segment))?;
+        let addresses = ChannelAddresses::of(identity.cluster, &identity.segment);
+        let wishes = Wishes { port: config.lan.port, multicast: config.lan.transport != Transport::Unicast };
+        let channels = Channels::join_with(&interface, addresses, wishes)?;
+        let own_address = channels.control_unicast.local_addr().map_err(system("listening to the segment"))?;
         let listen = config.listen.unwrap_or_else(|| SocketAddr::from((channels.own, 0)));
         let listener = TcpListener::bind(listen).await.map_err(system("listening for other servers"))?;
         let bound = listener.local_addr().map_err(system("listening for other servers"))?;
@@ -254,7 +281,7 @@ impl Agent {
         objects.clean_complete(LEFT_OVER)?;
         let tls = transfer::tls::Identity::from_pem(&identity.certificate, &identity.key, &identity.ca)?;
         let client_tls = transfer::tls::client_config(Some(&tls), tls.authority(), &[])?;
-        let fetcher = Arc::new(Fetcher::new(client_tls, objects.clone()));
+        let fetcher = Arc::new(Fetcher::new(client_tls.clone(), objects.clone()));
         let (notify, notifications) = mpsc::channel(64);
         let service = Arc::new(ChunkService { store: objects.clone(), may: Arc::new(|_: &Peer, _| true), notify });
         let server_tls = transfer::tls::server_config(&tls, &[], transfer::tls::ClientAuth::Required)?;
@@ -307,6 +334,9 @@ impl Agent {
             seed: rand::random(),
         };
         let part = Participant::new(beginning, config.lan.timers.clone(), now)?;
+        let mut peers = Peers::new(identity.server, own_address, config.lan.peers.clone());
+        peers.load(&config.data);
+        let reach = Reach::new(config.lan.transport, protocol::reach::Config::default(), now);
         let sealer = Sealer::new(identity.control_key.clone(), identity.segment_key, &identity.credential, boot);
         let opener = Opener::new(
             identity.server,
@@ -315,6 +345,15 @@ impl Agent {
             identity.segment_key,
             identity.publish_keys.clone(),
         );
+        let doctor = DoctorChannel::new(
+            identity.server,
+            identity.cluster,
+            identity.segment.clone(),
+            identity.segment_key,
+            &identity.credential,
+            identity.publish_keys.clone(),
+        );
+        let responder = Responder::new(config.lan.transport);
         let agent = Self {
             config,
             identity,
@@ -322,6 +361,8 @@ impl Agent {
             channels: Arc::new(channels),
             sealer,
             opener,
+            doctor,
+            responder,
             transfer_address,
             ccm_address,
             objects,
@@ -332,7 +373,11 @@ impl Agent {
             batch: FrameBatch::default(),
             overflows: 0,
             worker,
-            addresses: BTreeMap::new(),
+            peers,
+            own_address,
+            reach,
+            roster: Roster::new(client_tls),
+            offered: BTreeMap::new(),
             leader_transfer: BTreeMap::new(),
             states,
             applying: BTreeSet::new(),
@@ -369,8 +414,8 @@ impl Agent {
                 Some(event) = inbox.events.recv() => self.event(event),
                 Some(event) = inbox.uplink.recv() => self.uplink_event(event),
                 Some(incoming) = inbox.notifications.recv() => self.notified(incoming.notification, Some(incoming.answer)),
-                _ = channels.control_unicast.readable() => self.read_control(&channels.control_unicast, &mut buffer),
-                _ = channels.control_multicast.readable() => self.read_control(&channels.control_multicast, &mut buffer),
+                _ = channels.control_unicast.readable() => self.read_control(&channels.control_unicast, Way::Unicast, &mut buffer),
+                _ = channels.control_multicast.readable() => self.read_control(&channels.control_multicast, Way::Multicast, &mut buffer),
                 _ = channels.data_receive.readable() => {}
                 _ = channels.data_send.writable(), if next == Next::WhenWritable => {}
                 () = sleep => {}
@@ -391,10 +436,9 @@ impl Agent {
 
     fn next_timeout(&self) -> Option<Timestamp> {
         let leading = self.leading.as_ref().and_then(Leading::poll_timeout);
-        [self.part.poll_timeout(), self.receptions.poll_timeout(), leading, Some(self.host_at)]
-            .into_iter()
-            .flatten()
-            .min()
+        let reach = [self.reach.poll_timeout(), self.roster_at()];
+        let machines = [self.part.poll_timeout(), self.receptions.poll_timeout(), leading, Some(self.host_at)];
+        reach.into_iter().chain(machines).flatten().min()
     }
 
     fn timeouts(&mut self) {
@@ -407,6 +451,8 @@ impl Agent {
             leading.timeout(now);
         }
         self.ask_again(now);
+        self.reach.handle_timeout(now);
+        self.ask_for_roster(now);
         if self.host_at <= now {
             self.host_at = now + HOST_INTERVAL;
             self.tell_info();
@@ -417,30 +463,7 @@ impl Agent {
 
     /// Carries out what the machines have put out, until nobody has anything more to say.
     fn pump(&mut self) {
-        while self.pump_part() | self.pump_receptions() | self.pump_leading() {}
-    }
-
-    /// Sends to the whole segment.
-    fn multicast(&mut self, message: &Control) {
-        let to = SocketAddr::V4(self.channels.addresses.control);
-        self.send(None, message, to);
-    }
-
-    /// Sends to one server, if it was ever heard.
-    fn unicast(&mut self, server: ServerId, message: &Control) {
-        match self.addresses.get(&server) {
-            Some(address) => self.send(Some(server), message, *address),
-            None => self.send(Some(server), message, SocketAddr::V4(self.channels.addresses.control)),
-        }
-    }
-
-    fn send(&mut self, receiver: Option<ServerId>, message: &Control, to: SocketAddr) {
-        let body = postcard::to_stdvec(message).expect("messages are plain data");
-        let datagram = self.sealer.seal(receiver, &body);
-        if let Err(error) = self.channels.control_unicast.try_send_to(&datagram, to) {
-            // Like a datagram that is lost on the way: every protocol here repeats what matters.
-            tracing::debug!(%error, %to, "a control datagram was not sent");
-        }
+        while self.pump_part() | self.pump_reach() | self.pump_receptions() | self.pump_leading() {}
     }
 
     fn event(&mut self, event: Event) {
@@ -448,6 +471,8 @@ impl Agent {
             Event::Applied(done) => self.applied(done),
             Event::Stored { session, ticket, leader, result } => self.stored(session, ticket, leader, result),
             Event::Fetched { ticket, source, result } => self.fetched(ticket, source, &result),
+            Event::Roster(result) => self.roster(result),
+            Event::BurstOver { asker, check, frames } => self.burst_over(asker, check, frames),
             Event::Forwarded { object, to, result } => {
                 if let Some(leading) = &mut self.leading {
                     match result {

@@ -18,6 +18,7 @@ use super::extract::blocking;
 use super::problem::Problem;
 use crate::store::Role;
 use crate::trust::login::Principal;
+use transfer::tls::Peer;
 
 /// Name of the session cookie.
 pub const SESSION_COOKIE: &str = "pressrun_session";
@@ -35,14 +36,16 @@ pub enum Permission {
     Operate,
     /// Admit and remove servers.
     Admin,
+    /// Be a server, by the certificate that it got when it enrolled; no role of a person has it.
+    Server,
 }
 
 impl Permission {
-    /// The least role that has it; `None`: nobody needs one.
+    /// The least role that has it; `None`: nobody needs one, or none suffices.
     #[must_use]
     pub fn role(self) -> Option<Role> {
         match self {
-            Self::Public => None,
+            Self::Public | Self::Server => None,
             Self::View => Some(Role::Viewer),
             Self::Publish => Some(Role::Publisher),
             Self::Operate => Some(Role::Operator),
@@ -105,6 +108,10 @@ async fn authorize(
     mut request: Request,
     next: Next,
 ) -> Response {
+    if permission == Permission::Server && !matches!(request.extensions().get(), Some(Peer::Server(_))) {
+        let detail = "this is for servers, by their certificates";
+        return Problem::new(StatusCode::UNAUTHORIZED, "no-certificate", detail).into_response();
+    }
     let Some(role) = permission.role() else { return next.run(request).await };
     match identify(&state, request.method(), request.headers()).await {
         Ok(principal) if principal.role >= role => {

@@ -16,6 +16,7 @@ pub mod guard;
 mod limits;
 pub mod operations;
 pub mod problem;
+mod roster;
 mod runs;
 mod schedules;
 mod sites;
@@ -91,7 +92,7 @@ pub fn router(state: ApiState) -> Router {
 }
 
 fn routes(state: ApiState) -> Routes {
-    use Permission::{Admin, Operate, Public, Publish, View};
+    use Permission::{Admin, Operate, Public, Publish, Server, View};
     let (get, post, delete) = (Method::GET, Method::POST, Method::DELETE);
     Routes::new(state)
         .route(get.clone(), "/", Public, console::index)
@@ -102,6 +103,7 @@ fn routes(state: ApiState) -> Routes {
         .route(get.clone(), "/readyz", Public, console::readyz)
         .route(get.clone(), "/api/v1/root", Public, access::root)
         .route(post.clone(), "/api/v1/enroll", Public, access::enroll)
+        .route(post.clone(), "/api/v1/roster", Server, roster::exchange)
         .route(post.clone(), "/api/v1/login", Public, access::login)
         .route(post.clone(), "/api/v1/logout", View, access::logout)
         .route(get.clone(), "/api/v1/me", View, access::me)

@@ -4,7 +4,7 @@
 //! method returns: write-ahead log with a sync at every commit. Methods block for the time of a disk
 //! sync, so asynchronous callers use a blocking thread.
 //!
-//! In reading order: sites, groups and what is live there ([`sites`]), the fleet ([`fleet`]), runs
+//! In reading order: sites, groups and what is live there ([`sites`]), the fleet ([`fleet`], [`roster`]), runs
 //! ([`model`], [`runs`]) with their assignments and outcomes ([`assignments`]), what happens by itself
 //! ([`schedules`]), tokens, users and sessions ([`access`]), events ([`events`]), and how long history is kept ([`retention`]).
 //!
@@ -19,6 +19,7 @@ pub mod fleet;
 pub mod model;
 pub mod retention;
 pub mod rfc3339;
+pub mod roster;
 mod row;
 pub mod runs;
 pub mod schedules;
@@ -41,6 +42,7 @@ pub use events::Event;
 pub use fleet::{Segment, SegmentLeader, ServerRecord};
 pub use model::{Phase, Run, RunKind, RunSegment, RunServer, RunState, RunSummary};
 pub use retention::Retention;
+pub use roster::ControlAddress;
 pub use runs::{Effects, HoldChange, Snapshot};
 pub use schedules::{Action, Hold, Last, Otherwise, Passed, Schedule};
 pub use sites::{Checkpoint, Group, Selector, Site, View};

@@ -24,6 +24,7 @@ use std::time::Duration;
 
 use crate::address::{Host, Rate};
 use crate::lab::{Counters, Lab, Spec};
+use crate::multicast::Cut;
 use crate::process::Process;
 use crate::trees::{self, Comparison};
 use crate::wait::{Changes, wait_for};
@@ -55,6 +56,8 @@ pub struct FarmSpec {
     pub agents: Option<&'static str>,
     /// Whether the web servers remember open files, and go on serving what was there before.
     pub webs_remember: bool,
+    /// Servers that do not hear multicast, or are not heard, from the start.
+    pub cuts: BTreeMap<Host, Cut>,
 }
 
 impl FarmSpec {
@@ -67,7 +70,22 @@ impl FarmSpec {
             small_disks: BTreeMap::new(),
             agents: None,
             webs_remember: false,
+            cuts: BTreeMap::new(),
         }
+    }
+
+    /// With switches that forward no multicast.
+    #[must_use]
+    pub fn without_multicast(mut self) -> Self {
+        self.cuts = self.lab.servers().map(|server| (server, Cut::Inward)).collect();
+        self
+    }
+
+    /// With a server that does not hear multicast, or is not heard.
+    #[must_use]
+    pub fn multicast_cut(mut self, host: Host, cut: Cut) -> Self {
+        self.cuts.insert(host, cut);
+        self
     }
 
     /// With web servers that remember open files for a minute.
@@ -146,10 +164,13 @@ impl Farm {
     /// When something does not start.
     #[must_use]
     pub fn start_without_site(spec: FarmSpec) -> Self {
-        let FarmSpec { lab, binary, small_disks, agents, webs_remember } = spec;
+        let FarmSpec { lab, binary, small_disks, agents, webs_remember, cuts } = spec;
         let alone = place::alone();
         let place = Place::make().expect("a farm has a directory");
         let lab = Lab::up(lab).unwrap_or_else(|error| panic!("the farm has no network: {error}"));
+        for (server, cut) in cuts {
+            lab.set_multicast_cut(server, cut).unwrap_or_else(|error| panic!("the switch does as it likes: {error}"));
+        }
         let mut farm = Self {
             ccm: None,
             agents: BTreeMap::new(),

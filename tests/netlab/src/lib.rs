@@ -14,8 +14,8 @@
 //! stays in its segment, because the routers forward only unicast. Links are slowed by `tbf`,
 //! multicast is lost by nftables, and every link has counters.
 //!
-//! [`lab`] is the network, [`farm`] the processes on it, [`hammer`] the visitors of the pages, [`wait`]
-//! how tests wait, [`moment`] what logs tell of time.
+//! [`lab`] is the network, [`multicast`] what it does not carry, [`farm`] the processes on it, [`hammer`] the
+//! visitors of the pages, [`wait`] how tests wait, [`moment`] what logs tell of time.
 //! The crate knows the product only by its command line.
 
 pub mod address;
@@ -24,6 +24,7 @@ pub mod farm;
 pub mod hammer;
 pub mod lab;
 pub mod moment;
+pub mod multicast;
 pub mod process;
 pub mod releases;
 pub mod trees;
@@ -32,3 +33,4 @@ pub mod wait;
 pub use address::{Host, Rate};
 pub use command::LabError;
 pub use lab::{Counters, Lab, Spec};
+pub use multicast::Cut;

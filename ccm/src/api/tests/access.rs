@@ -141,3 +141,51 @@ async fn guessing_passwords_is_slowed_down() {
     ccm.state.clock = || WallTime(now().0 + 60_000);
     assert_eq!(login(&ccm, "admin", &ccm.password, &[]).await.status, StatusCode::OK);
 }
+
+#[tokio::test]
+async fn a_server_says_where_it_is_and_learns_where_the_others_of_its_segment_are() {
+    let ccm = ccm();
+    let id = |reply: Reply| reply.body["server"].as_str().unwrap().parse::<ServerId>().unwrap();
+    let (one, two) = (id(ccm.enrol("web1").await), id(ccm.enrol("web2").await));
+    let ask = async |server: ServerId, control: &str| {
+        let mut request = request("POST", "/api/v1/roster", &[], json!({ "control": control }));
+        request.extensions_mut().insert(transfer::tls::Peer::Server(server));
+        ccm.send(request).await
+    };
+    let peer = |server: ServerId, name: &str, control: &str| json!({"server": server.to_string(), "name": name, "control": control});
+    let first = ask(one, "10.0.0.1:4001").await;
+    assert_eq!(first.body, json!({"peers": [peer(one, "web1", "10.0.0.1:4001")]}));
+    let both = json!({"peers": [peer(one, "web1", "10.0.0.1:4001"), peer(two, "web2", "10.0.0.2:4001")]});
+    assert_eq!(ask(two, "10.0.0.2:4001").await.body, both);
+    let moved = ask(one, "10.0.0.1:4009").await;
+    assert_eq!(moved.body["peers"][0], peer(one, "web1", "10.0.0.1:4009"), "it says where it is now");
+
+    for bad in ["0.0.0.0:4001", "239.1.1.1:4001", "10.0.0.1:0", "255.255.255.255:1"] {
+        assert_eq!(ask(two, bad).await.problem(), (422, "bad-control-address"), "{bad}");
+    }
+    assert_eq!(ask(ServerId([9; 16]), "10.0.0.3:4001").await.problem(), (403, "not-enrolled"));
+    assert_eq!(ccm.admin("DELETE", "/api/v1/servers/web1", Value::Null).await.status, StatusCode::NO_CONTENT);
+    let left = ask(two, "10.0.0.2:4001").await;
+    assert_eq!(left.body, json!({"peers": [peer(two, "web2", "10.0.0.2:4001")]}), "who is removed is not named");
+}
+
+#[tokio::test]
+async fn servers_of_other_segments_are_not_named() {
+    let ccm = ccm();
+    let token =
+        ccm.admin("POST", "/api/v1/tokens", json!({"uses": 2})).await.body["token"].as_str().unwrap().to_owned();
+    let mut of_another = enroll_body(&token, "far");
+    of_another["segment"] = json!("s2");
+    let mut servers = Vec::new();
+    for body in [enroll_body(&token, "near"), of_another] {
+        let reply = ccm.send(request("POST", "/api/v1/enroll", &[], body)).await;
+        servers.push(reply.body["server"].as_str().unwrap().parse::<ServerId>().unwrap());
+    }
+    for (server, name) in servers.into_iter().zip(["near", "far"]) {
+        let mut request = request("POST", "/api/v1/roster", &[], json!({"control": "10.0.0.1:4001"}));
+        request.extensions_mut().insert(transfer::tls::Peer::Server(server));
+        let reply = ccm.send(request).await;
+        assert_eq!(reply.body["peers"].as_array().unwrap().len(), 1, "{name}");
+        assert_eq!(reply.body["peers"][0]["name"], json!(name));
+    }
+}

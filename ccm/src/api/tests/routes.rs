@@ -31,6 +31,13 @@ async fn every_route_asks_for_its_permission_before_anything_else() {
         let send = async |headers: &[(&str, &str)]| ccm.send(request(method, &path, headers, Value::Null)).await;
         // What follows goes on for an hour; that it begins is seen in its own test.
         let is_stream = path.ends_with("/events");
+        if route.permission == Permission::Server {
+            let bearer = format!("Bearer {good}");
+            for headers in [[].as_slice(), &[("authorization", bearer.as_str())]] {
+                assert_eq!(send(headers).await.problem(), (401, "no-certificate"), "{method} {path}");
+            }
+            continue;
+        }
         let Some(needed) = route.permission.role() else {
             let code = send(&[]).await.body["code"].as_str().unwrap_or("").to_owned();
             assert!(!["unauthorized", "forbidden"].contains(&code.as_str()), "{method} {path}");

@@ -16,11 +16,11 @@ use protocol::election::{self, LeaderAnnouncement, LeaderClaim, Standing};
 use protocol::message::Control;
 use protocol::participant::Timers;
 use protocol::registration::{self, Destination, Roster};
-use protocol::reports;
 use protocol::session::{
     Announcement, Carried, FrameFlags, FrameHeader, Geometry, HEADER_BYTES, Layout, Message, Poll, Receiver,
     ReceiverConfig, Roll, SYMBOL_BYTES, Sender, SenderConfig, Status, TAG_BYTES,
 };
+use protocol::{direct, reach, reports};
 
 use super::{assert_same_again, encoded};
 use crate::{Shape, Target};
@@ -170,6 +170,12 @@ fn messages() -> Vec<Control> {
     all.extend(registrations.map(Control::Registration));
     all.extend(reports.map(Control::Reports));
     all.extend(sessions().into_iter().map(|message| Control::Session { message, transfer_port: 7_000 }));
+    let deaf = [reach::Deaf::These(vec![leader, server::id(2)]), reach::Deaf::Many];
+    all.extend(deaf.map(|deaf| Control::Reach(reach::Message::Beacon { number: 9, deaf })));
+    all.push(Control::Reach(reach::Message::Heard { number: 9 }));
+    let object = common::digest::Digest([4; 32]);
+    let answers = [direct::Answer::Fetches, direct::Answer::Holds, direct::Answer::Declines("space: none".into())];
+    all.extend(answers.map(|answer| Control::Direct(direct::Message::Answer { object, answer })));
     all
 }
 

@@ -1,0 +1,145 @@
+//! How what this server says reaches the others: by multicast, by copies, or to one; and where they are.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use common::errors::chain;
+use common::ids::ServerId;
+use common::time::Timestamp;
+use protocol::message::Control;
+use protocol::reach::{Output, Transport};
+use rustls::ClientConfig;
+
+use super::{Agent, Event};
+use crate::peers::Peer;
+use crate::roster;
+
+/// What is known of the conversation with the content control manager about addresses.
+pub(super) struct Roster {
+    tls: Arc<ClientConfig>,
+    asked_at: Option<Timestamp>,
+    is_asking: bool,
+}
+
+impl Roster {
+    pub(super) fn new(tls: Arc<ClientConfig>) -> Self {
+        Self { tls, asked_at: None, is_asking: false }
+    }
+}
+
+impl Agent {
+    /// Sends to the whole segment, each server by the way in which it hears.
+    pub(super) fn say_to_all(&mut self, message: &Control) {
+        let datagram = self.seal(None, message);
+        if self.reach.transport() != Transport::Unicast {
+            self.put(&datagram, SocketAddr::V4(self.channels.addresses.control));
+        }
+        let now = self.clock.now();
+        let targets = self.peers.targets();
+        for (server, address) in &targets {
+            if self.reach.needs_copy(*server, *address, targets.len(), now) {
+                self.put(&datagram, *address);
+            }
+        }
+    }
+
+    /// Sends to those who hear multicast, and to nobody else.
+    pub(super) fn multicast(&mut self, message: &Control) {
+        if self.reach.transport() != Transport::Unicast {
+            let datagram = self.seal(None, message);
+            self.put(&datagram, SocketAddr::V4(self.channels.addresses.control));
+        }
+    }
+
+    /// Sends to one server. One whose address is not known may hear it by multicast.
+    pub(super) fn unicast(&mut self, server: ServerId, message: &Control) {
+        let group = SocketAddr::V4(self.channels.addresses.control);
+        let to = match (self.peers.address_of(server), self.reach.transport()) {
+            (Some(address), _) => address,
+            (None, Transport::Auto | Transport::Multicast) => group,
+            (None, Transport::Unicast) => return tracing::debug!(%server, "nobody has said where a server is"),
+        };
+        let datagram = self.seal(Some(server), message);
+        self.put(&datagram, to);
+    }
+
+    fn seal(&mut self, receiver: Option<ServerId>, message: &Control) -> Vec<u8> {
+        let body = postcard::to_stdvec(message).expect("messages are plain data");
+        self.sealer.seal(receiver, &body)
+    }
+
+    fn put(&self, datagram: &[u8], to: SocketAddr) {
+        if let Err(error) = self.channels.control_unicast.try_send_to(datagram, to) {
+            // Like a datagram that is lost on the way: every protocol here repeats what matters.
+            tracing::debug!(%error, %to, "a control datagram was not sent");
+        }
+    }
+
+    pub(super) fn pump_reach(&mut self) -> bool {
+        let mut any = false;
+        while let Some(output) = self.reach.poll_output() {
+            any = true;
+            match output {
+                Output::Multicast(message) => self.multicast(&Control::Reach(message)),
+                Output::Send { to, message } => self.unicast(to, &Control::Reach(message)),
+                Output::Deaf(server) => {
+                    tracing::warn!(%server, "a member does not hear what is multicast: it is served by unicast; see `pressrun doctor`");
+                    self.leave_sessions(server);
+                }
+                Output::Hears(server) => tracing::debug!(%server, "a member hears what is multicast"),
+            }
+        }
+        any
+    }
+
+    /// When to ask the content control manager for addresses again; `None` while it is being asked.
+    pub(super) fn roster_at(&self) -> Option<Timestamp> {
+        if self.roster.is_asking {
+            return None;
+        }
+        let Some(asked_at) = self.roster.asked_at else { return Some(Timestamp::ZERO) };
+        let is_alone = match self.part.leader() {
+            None => true,
+            Some((leader, _)) => leader == self.identity.server && self.part.members().len() < 2,
+        };
+        let interval = if self.reach.is_whole(self.clock.now()) {
+            roster::INTERVAL_AT_REST
+        } else if is_alone {
+            roster::INTERVAL_ALONE
+        } else {
+            roster::INTERVAL
+        };
+        Some(asked_at + interval)
+    }
+
+    pub(super) fn ask_for_roster(&mut self, now: Timestamp) {
+        if self.roster_at().is_none_or(|at| at > now) {
+            return;
+        }
+        self.roster.asked_at = Some(now);
+        self.roster.is_asking = true;
+        let (url, tls, events) = (self.identity.ccm.clone(), self.roster.tls.clone(), self.events.clone());
+        let own = self.own_address;
+        tokio::spawn(async move {
+            let result = roster::exchange(&url, tls, own).await.map_err(|error| chain(&error));
+            // Fails only when the agent has stopped.
+            events.send(Event::Roster(result)).await.ok();
+        });
+    }
+
+    pub(super) fn roster(&mut self, result: Result<Vec<Peer>, String>) {
+        self.roster.is_asking = false;
+        match result {
+            Ok(peers) => {
+                if self.peers.learn(&peers)
+                    && let Err(error) = self.peers.save(&self.config.data)
+                {
+                    tracing::warn!(error = chain(&error), "the addresses of other servers cannot be kept");
+                }
+            }
+            Err(error) => {
+                tracing::debug!(error, "the content control manager does not say where the other servers are");
+            }
+        }
+    }
+}

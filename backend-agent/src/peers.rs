@@ -1,0 +1,202 @@
+//! The other servers of the segment, by address: whom the content control manager names, whom the
+//! administrator names, and who was heard.
+//!
+//! What the content control manager said last is kept in the data directory, so that a server finds the
+//! others though the content control manager is not there when it starts. Leaves to others: whether
+//! anything needs to be sent there ([`protocol::reach`]).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::path::Path;
+
+use common::ids::{ServerId, ServerName};
+use serde::{Deserialize, Serialize};
+
+use crate::identity::{IdentityError, write_private};
+use crate::lan::is_a_servers;
+
+const FILE: &str = "peers.json";
+/// Most servers that are remembered: four times the largest segment.
+const PEERS_MAX: usize = 4096;
+
+/// A server as the content control manager knows it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Peer {
+    /// Who, in hexadecimal digits.
+    pub server: String,
+    /// Its name.
+    pub name: ServerName,
+    /// Where it hears what is said to it alone.
+    pub control: SocketAddr,
+}
+
+/// The other servers.
+#[derive(Debug)]
+pub struct Peers {
+    own: ServerId,
+    own_address: SocketAddr,
+    named: BTreeMap<ServerId, (ServerName, SocketAddr)>,
+    heard: BTreeMap<ServerId, SocketAddr>,
+    fixed: Vec<SocketAddr>,
+}
+
+/// Somebody to speak to: who it is, if that is known, and where.
+pub type Target = (Option<ServerId>, SocketAddr);
+
+impl Peers {
+    /// Those whom the administrator names.
+    #[must_use]
+    pub fn new(own: ServerId, own_address: SocketAddr, fixed: Vec<SocketAddr>) -> Self {
+        Self { own, own_address, named: BTreeMap::new(), heard: BTreeMap::new(), fixed }
+    }
+
+    /// The content control manager names these, and no others. Returns whether that is news.
+    pub fn learn(&mut self, peers: &[Peer]) -> bool {
+        let mut named = BTreeMap::new();
+        for peer in peers.iter().take(PEERS_MAX) {
+            let Ok(server) = peer.server.parse::<ServerId>() else { continue };
+            if server != self.own && is_a_servers(peer.control) {
+                named.insert(server, (peer.name.clone(), peer.control));
+            }
+        }
+        for (server, (_, address)) in &named {
+            // It moved since it was heard: else it could not be told so.
+            if self.named.get(server).is_some_and(|(_, old)| old != address) {
+                self.heard.remove(server);
+            }
+        }
+        let news = named != self.named;
+        self.named = named;
+        news
+    }
+
+    /// A datagram of this server was believed, and came from here.
+    pub fn heard(&mut self, server: ServerId, from: SocketAddr) {
+        if self.heard.len() >= PEERS_MAX && !self.heard.contains_key(&server) {
+            self.heard.clear();
+        }
+        self.heard.insert(server, from);
+    }
+
+    /// Where a server is.
+    #[must_use]
+    pub fn address_of(&self, server: ServerId) -> Option<SocketAddr> {
+        let named = || self.named.get(&server).map(|(_, address)| *address);
+        self.heard.get(&server).copied().or_else(named)
+    }
+
+    /// The name of a server that the content control manager named.
+    #[must_use]
+    pub fn name_of(&self, server: ServerId) -> Option<&ServerName> {
+        self.named.get(&server).map(|(name, _)| name)
+    }
+
+    /// Everybody else, each once.
+    #[must_use]
+    pub fn targets(&self) -> Vec<Target> {
+        let servers: BTreeSet<ServerId> = self.named.keys().chain(self.heard.keys()).copied().collect();
+        let mut targets: Vec<Target> =
+            servers.into_iter().filter_map(|server| Some((Some(server), self.address_of(server)?))).collect();
+        let known: BTreeSet<SocketAddr> = targets.iter().map(|(_, address)| *address).collect();
+        for address in &self.fixed {
+            if !known.contains(address) && *address != self.own_address {
+                targets.push((None, *address));
+            }
+        }
+        targets
+    }
+
+    /// Takes up what an earlier process kept. What cannot be read is as good as nothing: it is only a
+    /// memory of what the content control manager says again.
+    pub fn load(&mut self, data: &Path) {
+        let Ok(text) = std::fs::read_to_string(data.join(FILE)) else { return };
+        match serde_json::from_str::<Vec<Peer>>(&text) {
+            Ok(peers) => {
+                self.learn(&peers);
+            }
+            Err(error) => tracing::warn!(%error, file = FILE, "the addresses of other servers cannot be read"),
+        }
+    }
+
+    /// Keeps what the content control manager said last.
+    ///
+    /// # Errors
+    /// [`IdentityError::File`].
+    pub fn save(&self, data: &Path) -> Result<(), IdentityError> {
+        let peers: Vec<Peer> = self
+            .named
+            .iter()
+            .map(|(server, (name, control))| Peer { server: server.to_string(), name: name.clone(), control: *control })
+            .collect();
+        let text = serde_json::to_string_pretty(&peers).expect("plain data");
+        write_private(&data.join(FILE), text.as_bytes())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const OWN: ServerId = ServerId([1; 16]);
+    const TWO: ServerId = ServerId([2; 16]);
+    const THREE: ServerId = ServerId([3; 16]);
+
+    fn address(host: u8, port: u16) -> SocketAddr {
+        SocketAddr::from(([10, 0, 0, host], port))
+    }
+
+    fn peer(server: ServerId, control: SocketAddr) -> Peer {
+        Peer { server: server.to_string(), name: "web".parse().expect("good"), control }
+    }
+
+    fn peers(fixed: &[SocketAddr]) -> Peers {
+        Peers::new(OWN, address(1, 40), fixed.to_vec())
+    }
+
+    #[test]
+    fn everybody_else_is_spoken_to_once_wherever_the_address_is_from() {
+        let mut peers = peers(&[address(1, 40), address(2, 40), address(4, 40)]);
+        assert!(peers.learn(&[peer(OWN, address(1, 40)), peer(TWO, address(2, 40)), peer(THREE, address(3, 40))]));
+        let expected = [(Some(TWO), address(2, 40)), (Some(THREE), address(3, 40)), (None, address(4, 40))];
+        assert_eq!(peers.targets(), expected);
+        peers.heard(THREE, address(3, 41));
+        assert_eq!(peers.address_of(THREE), Some(address(3, 41)), "what is heard is newer");
+    }
+
+    #[test]
+    fn who_has_moved_is_spoken_to_at_its_new_address() {
+        let mut peers = peers(&[]);
+        peers.learn(&[peer(TWO, address(2, 40))]);
+        peers.heard(TWO, address(2, 40));
+        assert!(!peers.learn(&[peer(TWO, address(2, 40))]));
+        assert!(peers.learn(&[peer(TWO, address(2, 50))]));
+        assert_eq!(peers.address_of(TWO), Some(address(2, 50)));
+        peers.heard(TWO, address(2, 51));
+        peers.learn(&[peer(TWO, address(2, 50))]);
+        assert_eq!(peers.address_of(TWO), Some(address(2, 51)), "the content control manager says nothing new");
+    }
+
+    #[test]
+    fn what_cannot_be_an_address_of_a_server_is_passed_over() {
+        let mut peers = peers(&[]);
+        let nobody = Peer { server: "no id".into(), ..peer(TWO, address(2, 1)) };
+        peers.learn(&[nobody, peer(TWO, address(2, 0)), peer(THREE, SocketAddr::from(([239, 1, 1, 1], 1)))]);
+        assert_eq!(peers.targets(), []);
+    }
+
+    #[test]
+    fn what_was_said_is_known_again_after_a_start_and_damage_is_as_good_as_nothing() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let mut before = peers(&[]);
+        before.load(directory.path());
+        before.learn(&[peer(TWO, address(2, 40))]);
+        before.save(directory.path()).expect("written");
+        let mut after = peers(&[]);
+        after.load(directory.path());
+        assert_eq!(after.targets(), [(Some(TWO), address(2, 40))]);
+        std::fs::write(directory.path().join(FILE), "[{").expect("written");
+        let mut damaged = peers(&[]);
+        damaged.load(directory.path());
+        assert_eq!(damaged.targets(), []);
+    }
+}

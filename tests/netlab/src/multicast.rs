@@ -1,0 +1,152 @@
+//! Networks that do not carry multicast, and the counting of it.
+
+use std::time::{Duration, Instant};
+
+use crate::address::Host;
+use crate::command::{LabError, inside, ip_batch, run};
+use crate::lab::Lab;
+
+/// Which multicast of a server is kept from it or from the others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cut {
+    /// None.
+    Nothing,
+    /// What the others send: the switch does not forward it to this server.
+    Inward,
+    /// What this server sends and what the others send.
+    BothWays,
+}
+
+impl Lab {
+    /// Has the switch of a LAN keep multicast from a server, or a server's from the others. Everything
+    /// else passes.
+    ///
+    /// # Errors
+    /// [`LabError`] when the kernel refuses.
+    pub fn set_multicast_cut(&self, server: Host, cut: Cut) -> Result<(), LabError> {
+        let Host::Server(segment, number) = server else { return Ok(()) };
+        let router = self.namespace(Host::Router(segment));
+        let (flood, drops) = match cut {
+            Cut::Nothing => ("on", false),
+            Cut::Inward => ("off", false),
+            Cut::BothWays => ("off", true),
+        };
+        let port = format!("w{number}");
+        run("ip", &["-n", &router, "link", "set", &port, "type", "bridge_slave", "mcast_flood", flood], "")?;
+        let table = format!("pressrun_mute_{port}");
+        let mut rules = format!("table netdev {table}\ndelete table netdev {table}\n");
+        if drops {
+            // Where it enters the switch, not on the server: nothing there tells of it.
+            rules += &format!(
+                "table netdev {table} {{\n chain ingress {{\n\
+                 type filter hook ingress device {port} priority 0; policy accept;\n\
+                 ip daddr 224.0.0.0/4 drop\n }}\n}}\n"
+            );
+        }
+        inside(&router, "nft", &["-f", "-"], &rules).map(drop)
+    }
+
+    /// Has the switch of a segment forward no multicast at all.
+    ///
+    /// # Errors
+    /// [`LabError`] when the kernel refuses.
+    pub fn set_multicast_off(&self, segment: u8) -> Result<(), LabError> {
+        let cut = |server| self.set_multicast_cut(Host::Server(segment, server), Cut::Inward);
+        (1..=self.spec().servers).try_for_each(cut)
+    }
+
+    /// Counts from here on the multicast packets that a server sends, of any protocol.
+    ///
+    /// # Errors
+    /// [`LabError`] when the kernel refuses.
+    pub fn count_multicast(&self, server: Host) -> Result<(), LabError> {
+        let rules = "table inet pressrun_count\ndelete table inet pressrun_count\n\
+             table inet pressrun_count {\n counter multicast { }\n chain egress {\n\
+             type filter hook output priority -300; policy accept;\n\
+             ip daddr 224.0.0.0/4 counter name multicast\n }\n}\n";
+        inside(&self.namespace(server), "nft", &["-f", "-"], rules).map(drop)
+    }
+
+    /// The multicast packets that a server has sent since [`Lab::count_multicast`].
+    ///
+    /// # Errors
+    /// [`LabError`] when they are not counted.
+    pub fn multicast_packets(&self, server: Host) -> Result<u64, LabError> {
+        let args = ["-j", "list", "counter", "inet", "pressrun_count", "multicast"];
+        let answer = inside(&self.namespace(server), "nft", &args, "")?;
+        let understood = || {
+            let answer: serde_json::Value = serde_json::from_str(&answer).ok()?;
+            answer["nftables"].as_array()?.iter().find_map(|entry| entry["counter"]["packets"].as_u64())
+        };
+        understood().ok_or_else(|| LabError::Answer { command: format!("nft {}", args.join(" ")) })
+    }
+
+    /// Gives rules to a host's `nft`.
+    ///
+    /// # Errors
+    /// [`LabError`] when they are refused.
+    pub fn nft(&self, host: Host, rules: &str) -> Result<(), LabError> {
+        inside(&self.namespace(host), "nft", &["-f", "-"], rules).map(drop)
+    }
+
+    /// Has the switch of a segment forward multicast only to those that it has heard join within the last
+    /// seconds, and ask nobody: what a switch with IGMP snooping does where there is no querier. Returns when
+    /// it has forgotten those who had joined.
+    ///
+    /// # Errors
+    /// [`LabError`] when the kernel refuses; [`LabError::Answer`] when it does not forget.
+    pub fn set_forgetful_snooping(&self, segment: u8) -> Result<(), LabError> {
+        let router = self.namespace(Host::Router(segment));
+        // A bridge of Linux snoops only where it knows of a querier, so it is one itself, and silent.
+        let settings = "mcast_query_interval 100000000 mcast_startup_query_count 1 \
+             mcast_startup_query_interval 100000000 mcast_query_response_interval 10 \
+             mcast_membership_interval 1000 mcast_querier 1 mcast_snooping 1";
+        ip_batch(Some(&router), &format!("link set lan0 type bridge {settings}\n"))?;
+        let deadline = Instant::now() + Duration::from_secs(60);
+        loop {
+            let known = run("bridge", &["-n", &router, "mdb", "show"], "")?;
+            if !known.contains(" grp 239.") {
+                return Ok(());
+            }
+            if Instant::now() > deadline {
+                return Err(LabError::Answer { command: "bridge mdb show".to_owned() });
+            }
+            // Nobody tells when an entry has expired.
+            std::thread::sleep(Duration::from_millis(200));
+        }
+    }
+
+    /// Gives a server an interface that leads nowhere.
+    ///
+    /// # Errors
+    /// [`LabError`] when the kernel refuses.
+    pub fn add_interface(&self, server: Host, name: &str, address: &str) -> Result<(), LabError> {
+        let lines =
+            format!("link add {name} type dummy\naddress add {address} dev {name}\nlink set {name} up multicast on\n");
+        ip_batch(Some(&self.namespace(server)), &lines)
+    }
+
+    /// Makes a server's link a port of a bridge on the server, which has the address then, and snoops
+    /// without a querier, as bridges do when they are made.
+    ///
+    /// # Errors
+    /// [`LabError`] when the kernel refuses.
+    pub fn put_on_a_bridge(&self, server: Host, bridge: &str) -> Result<(), LabError> {
+        let (address, router) = (
+            server.address(),
+            match server {
+                Host::Server(segment, _) => Host::Router(segment).address(),
+                Host::Ccm | Host::Wan | Host::Router(_) => return Ok(()),
+            },
+        );
+        let lines = format!(
+            "link add {bridge} type bridge mcast_snooping 1 mcast_querier 0\n\
+             address del {address}/24 dev eth0\n\
+             link set eth0 master {bridge}\n\
+             address add {address}/24 dev {bridge}\n\
+             link set {bridge} up\n\
+             route add default via {router}\n"
+        );
+        ip_batch(Some(&self.namespace(server)), &lines)
+    }
+}
