@@ -12,6 +12,7 @@
 
 mod beginning;
 mod error;
+mod patch;
 
 use std::collections::BTreeMap;
 use std::error::Error;
@@ -132,7 +133,7 @@ impl Fetcher {
         self.fetch_rest(ticket, source, None, progress).await
     }
 
-    /// As [`Fetcher::fetch`], and does not fetch the chunks that a file holds already.
+    /// As [`Fetcher::fetch`], and does not fetch what a file holds already.
     ///
     /// # Errors
     /// As [`Fetcher::fetch`].
@@ -285,9 +286,10 @@ impl<P: Fn(u64) + Send + Sync> Work<'_, P> {
             Err(source) => return Err(FetchError::Ticket { object, source }),
         };
         let (store, beginning) = (Arc::clone(&self.fetcher.store), self.beginning.take());
+        let whole = beginning.clone();
         let (assembler, verified_bytes) = blocking(move || {
             let assembler = store.partial(object, length, table)?;
-            if let Some(beginning) = beginning {
+            if let Some(beginning) = whole {
                 beginning.take_over(&assembler, length)?;
             }
             let verified_bytes = assembler.verified_bytes();
@@ -297,6 +299,9 @@ impl<P: Fn(u64) + Send + Sync> Work<'_, P> {
         self.held.0 = Some(assembler.clone());
         self.verified_bytes = verified_bytes;
         (self.progress)(verified_bytes);
+        if let Some(beginning) = beginning {
+            self.patch(&assembler, beginning).await?;
+        }
         Ok(assembler)
     }
 
