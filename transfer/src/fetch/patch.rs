@@ -57,7 +57,7 @@ fn plan(beginning: &Beginning, assembler: &Assembler) -> Vec<Vec<Torn>> {
     groups
 }
 
-impl<P: Fn(u64) + Send + Sync> Work<'_, P> {
+impl<P: Fn(&Assembler) + Send + Sync> Work<'_, P> {
     /// Makes chunks whole of which much is here. What cannot be had so stays missing.
     pub(super) async fn patch(&mut self, assembler: &Assembler, beginning: Beginning) -> Result<(), FetchError> {
         let planning = (assembler.clone(), beginning.clone());
@@ -118,7 +118,7 @@ impl<P: Fn(u64) + Send + Sync> Work<'_, P> {
             let (writing, bytes) = (assembler.clone(), chunk.len() as u64);
             if blocking(move || writing.write_chunk(torn.index, &chunk)).await? {
                 self.verified_bytes += bytes;
-                (self.progress)(self.verified_bytes);
+                (self.progress)(assembler);
             }
         }
         let rest = response.next().await.map_err(|error| self.http(error))?;
