@@ -25,6 +25,7 @@ use protocol::session::{Announcement, Geometry, SYMBOL_BYTES, SenderOutput, Stat
 use tokio::sync::mpsc;
 use transfer::tls::Peer;
 
+use super::early::Early;
 use super::member::resolve;
 use super::{Agent, Event};
 use crate::identity::Identity;
@@ -45,7 +46,15 @@ pub(super) struct Active {
     pub(super) session: Option<(u32, Distribution)>,
     /// For those who do not hear multicast.
     pub(super) offers: Offers,
-    progress_at: Timestamp,
+    /// As long as the object is still on its way to this server.
+    pub(super) early: Option<Early>,
+    pub(super) progress_at: Timestamp,
+}
+
+impl Active {
+    pub(super) fn new(audience: Audience, signed: Signed<Ticket>, ticket: Ticket, now: Timestamp) -> Self {
+        Self { signed, ticket, audience, session: None, offers: Offers::default(), early: None, progress_at: now }
+    }
 }
 
 /// Everything that only a leader has.
@@ -335,14 +344,15 @@ impl Agent {
         let own = self.identity.server;
         if let Some(leading) = &mut self.leading {
             let reported = self.part.reports();
-            leading.active.entry(object).or_insert_with(|| Active {
-                audience: Audience::new(ticket.targets.iter().copied().filter(|target| *target != own), known),
-                signed,
-                ticket: ticket.clone(),
-                session: None,
-                offers: Offers::default(),
-                progress_at: now,
-            });
+            let targets = ticket.targets.iter().copied().filter(|target| *target != own);
+            let active = leading
+                .active
+                .entry(object)
+                .or_insert_with(|| Active::new(Audience::new(targets, known), signed, ticket.clone(), now));
+            active.early = None;
+            if let Some((_, distribution)) = &mut active.session {
+                distribution.available(ticket.length, now);
+            }
             leading.heard_reports(&reported);
             // The CCM may not have heard what was reported before.
             let reports: Vec<Report> =
@@ -368,7 +378,7 @@ impl Agent {
     }
 
     /// Members that came or went since the object was last looked at join a session or leave it.
-    fn serve_audience(&mut self, object: Digest) {
+    pub(super) fn serve_audience(&mut self, object: Digest) {
         let now = self.clock.now();
         let Some(leading) = &mut self.leading else { return };
         let Some(active) = leading.active.get_mut(&object) else { return };
@@ -394,10 +404,14 @@ impl Agent {
         if join.is_empty() {
             return;
         }
-        let file = match self.objects.open_object(object) {
+        let opened = match &active.early {
+            Some(early) => early.file.try_clone().map_err(|error| chain(&error)),
+            None => self.objects.open_object(object).map_err(|error| chain(&error)),
+        };
+        let file = match opened {
             Ok(file) => file,
             Err(error) => {
-                tracing::error!(%object, error = chain(&error), "an object to distribute cannot be opened");
+                tracing::error!(%object, error, "an object to distribute cannot be opened");
                 return;
             }
         };
@@ -427,6 +441,10 @@ impl Agent {
             &join,
             now,
         );
+        let distribution = match &active.early {
+            Some(early) => distribution.so_far(early.whole_bytes),
+            None => distribution,
+        };
         let distribution = if asks_first { distribution.asking_first() } else { distribution };
         active.progress_at = now + PROGRESS_INTERVAL;
         active.session = Some((session, distribution));
