@@ -10,9 +10,12 @@ use std::time::Duration;
 use common::ids::ServerName;
 use protocol::election::{ConfigError, Standing, shorter};
 use protocol::participant::Timers;
+use protocol::session::rate::RateConfig;
 use protocol::session::{ReceiverConfig, SenderConfig};
 use protocol::{election, registration, reports};
 use serde::Deserialize;
+
+use crate::network::{Network, NetworkError};
 
 /// Everything about the protocols of the segment.
 #[derive(Debug, Clone)]
@@ -34,6 +37,8 @@ pub struct Lan {
     /// How often a leader asks members anew that were served and have not said what became of it.
     /// Default 5 s: a member that was started again waits no longer than that.
     pub ask_again: Duration,
+    /// Addresses of the segment.
+    pub network: Network,
 }
 
 impl Default for Lan {
@@ -47,6 +52,7 @@ impl Default for Lan {
             rank: 0,
             factor: None,
             ask_again: Duration::from_secs(5),
+            network: Network::default(),
         }
     }
 }
@@ -84,6 +90,17 @@ pub enum LanError {
         section: &'static str,
         /// Which.
         source: ConfigError,
+    },
+    /// The network cannot be that.
+    #[error(transparent)]
+    Network(#[from] NetworkError),
+    /// The lowest rate is above the highest.
+    #[error("[sender] rate_min is {min} bytes per second, and rate_max {max}: it must not be less")]
+    Rates {
+        /// The lowest.
+        min: u64,
+        /// The highest.
+        max: u64,
     },
     /// A leader that asks without end.
     #[error("ask_again must not be 0s")]
@@ -179,6 +196,12 @@ impl Lan {
             ),
         ])
         .map_err(within("sender] and [receiver"))?;
+        self.network.validate()?;
+        let (min, max) = (sender.rate.rate_bytes_per_sec_min, sender.rate.rate_bytes_per_sec_max);
+        // The default of the lowest yields to a cap below it: nobody has said it.
+        if let Some(max) = max.filter(|max| *max < min && min != RateConfig::default().rate_bytes_per_sec_min) {
+            return Err(LanError::Rates { min, max });
+        }
         if self.ask_again.is_zero() {
             return Err(LanError::AskAgain);
         }

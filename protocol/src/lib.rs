@@ -12,5 +12,6 @@ pub mod election;
 pub mod message;
 pub mod participant;
 pub mod registration;
+pub mod relocation;
 pub mod reports;
 pub mod session;

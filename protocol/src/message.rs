@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{election, registration, reports, session};
+use crate::{election, registration, relocation, reports, session};
 
 /// A message of one of the protocols. Grows at the end only.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -21,4 +21,6 @@ pub enum Control {
         /// gets what a session did not bring.
         transfer_port: u16,
     },
+    /// Where the control channel is.
+    Relocation(relocation::Message),
 }

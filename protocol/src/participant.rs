@@ -222,7 +222,7 @@ impl Participant {
                 Ok(office.map_or(Ok(()), |office| office.registrar.handle_message(from, message, now))?)
             }
             Control::Reports(message) => Ok(self.hear_reports(from, message, now)?),
-            Control::Session { .. } => Ok(()),
+            Control::Session { .. } | Control::Relocation(_) => Ok(()),
         }
     }
 

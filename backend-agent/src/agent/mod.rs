@@ -2,7 +2,7 @@
 //! and brings them their inputs.
 //!
 //! In reading order: [`run`] (start, loop, stop), [`member`] (what every server does), [`leading`]
-//! (what the group leader does besides), [`host`] (what the machine is).
+//! (what the group leader does besides), [`moving`] (where the control channel is), [`host`] (what the machine is).
 //!
 //! No rule of a protocol lives here. Reading trees, hashing files and fetching happen elsewhere and
 //! come back as [`Event`]s, so that the loop is never held up.
@@ -10,6 +10,7 @@
 mod host;
 mod leading;
 mod member;
+mod moving;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
@@ -27,13 +28,16 @@ use common::ticket::Ticket;
 use common::time::Timestamp;
 use group_leader::distribute::Next;
 use group_leader::uplink;
+use lan_channel::control::ControlChannels;
 use lan_channel::data::FrameBatch;
 use lan_channel::envelope::{Opener, Sealer};
+use lan_channel::joined::JoinedChannels;
 use lan_channel::sockets::{ChannelAddresses, Channels};
 use protocol::election::Mode;
 use protocol::message::Control;
 use protocol::participant::{Beginning, Participant};
 use protocol::registration::InfoError;
+use protocol::relocation::{self, Places, Relocation};
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot};
 use transfer::fetch::Fetcher;
@@ -146,6 +150,13 @@ pub(crate) struct Agent {
     identity: Identity,
     clock: Clock,
     channels: Arc<Channels>,
+    /// Which control channels are to be listened to.
+    moves: Relocation,
+    controls: ControlChannels,
+    /// Where what is said to all goes.
+    control_channel: SocketAddr,
+    /// Data channels of content groups, while sessions need them.
+    joined: JoinedChannels,
     sealer: Sealer,
     opener: Opener,
     /// Where its chunk server listens.
@@ -159,6 +170,8 @@ pub(crate) struct Agent {
     batch: FrameBatch,
     /// Frames that the kernel has dropped so far.
     overflows: u64,
+    /// How many it had dropped when these sessions began.
+    overflows_before: BTreeMap<u32, u64>,
     worker: Worker,
     /// Where control datagrams of servers come from.
     addresses: BTreeMap<ServerId, SocketAddr>,
@@ -238,16 +251,12 @@ impl Agent {
     async fn start(config: Config, identity: Identity) -> Result<(Self, Inbox), AgentError> {
         let system = |what| move |source| AgentError::System { what, source };
         let clock = Clock(Instant::now());
-        let interface = match &config.interface {
-            Some(interface) => interface.clone(),
-            None => lan_channel::sockets::default_interface()?.to_string(),
-        };
-        let channels = Channels::join(&interface, ChannelAddresses::of(identity.cluster, &identity.segment))?;
-        let listen = config.listen.unwrap_or_else(|| SocketAddr::from((channels.own, 0)));
+        let derived = ChannelAddresses::of(identity.cluster, &identity.segment);
+        let channels = config.lan.network.join(config.interface.as_deref(), derived)?;
+        let listen = config.listen.unwrap_or_else(|| channels.own(0));
         let listener = TcpListener::bind(listen).await.map_err(system("listening for other servers"))?;
         let bound = listener.local_addr().map_err(system("listening for other servers"))?;
-        let transfer_address =
-            if bound.ip().is_unspecified() { SocketAddr::from((channels.own, bound.port())) } else { bound };
+        let transfer_address = if bound.ip().is_unspecified() { channels.own(bound.port()) } else { bound };
 
         let objects = Arc::new(ObjectStore::open(config.data.join("objects"))?);
         objects.clean_partials(LEFT_OVER)?;
@@ -298,7 +307,7 @@ impl Agent {
             Choice::Fixed(leader) => Mode::Fixed { leader: (*leader == identity.name).then_some(identity.server) },
         };
         let beginning = Beginning {
-            info: host::info(&config, &identity, transfer_address, states.clone()),
+            info: host::info(&config, &identity, transfer_address, channels.attachment.mtu(), states.clone()),
             standing: config.lan.standing(),
             mode,
             roster: config.lan.roster.clone(),
@@ -306,6 +315,18 @@ impl Agent {
             boot,
             seed: rand::random(),
         };
+        let places = Places {
+            remembered: moving::remembered(&config.data),
+            configured: config.lan.network.control,
+            derived: derived.in_family(config.lan.network.family).control,
+        };
+        let moves = Relocation::new(identity.server, places, relocation::Config::default(), now);
+        let control_channel = moves.channel();
+        let mut controls = ControlChannels::new(channels.attachment.clone());
+        if let Some((_, error)) = controls.keep(&[control_channel].into()).pop() {
+            return Err(error.into());
+        }
+        channels.leave_control()?;
         let part = Participant::new(beginning, config.lan.timers.clone(), now)?;
         let sealer = Sealer::new(identity.control_key.clone(), identity.segment_key, &identity.credential, boot);
         let opener = Opener::new(
@@ -319,6 +340,10 @@ impl Agent {
             config,
             identity,
             clock,
+            moves,
+            controls,
+            control_channel,
+            joined: JoinedChannels::new(channels.attachment.clone()),
             channels: Arc::new(channels),
             sealer,
             opener,
@@ -331,6 +356,7 @@ impl Agent {
             receptions,
             batch: FrameBatch::default(),
             overflows: 0,
+            overflows_before: BTreeMap::new(),
             worker,
             addresses: BTreeMap::new(),
             leader_transfer: BTreeMap::new(),
@@ -369,9 +395,10 @@ impl Agent {
                 Some(event) = inbox.events.recv() => self.event(event),
                 Some(event) = inbox.uplink.recv() => self.uplink_event(event),
                 Some(incoming) = inbox.notifications.recv() => self.notified(incoming.notification, Some(incoming.answer)),
-                _ = channels.control_unicast.readable() => self.read_control(&channels.control_unicast, &mut buffer),
-                _ = channels.control_multicast.readable() => self.read_control(&channels.control_multicast, &mut buffer),
+                _ = channels.control_unicast.readable() => self.read_own(&channels.control_unicast, &mut buffer),
+                _ = self.controls.readable() => self.read_channels(&mut buffer),
                 _ = channels.data_receive.readable() => {}
+                _ = self.joined.readable() => {}
                 _ = channels.data_send.writable(), if next == Next::WhenWritable => {}
                 () = sleep => {}
             }
@@ -391,15 +418,24 @@ impl Agent {
 
     fn next_timeout(&self) -> Option<Timestamp> {
         let leading = self.leading.as_ref().and_then(Leading::poll_timeout);
-        [self.part.poll_timeout(), self.receptions.poll_timeout(), leading, Some(self.host_at)]
-            .into_iter()
-            .flatten()
-            .min()
+        [
+            self.part.poll_timeout(),
+            self.moves.poll_timeout(),
+            self.receptions.poll_timeout(),
+            leading,
+            Some(self.host_at),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
     }
 
     fn timeouts(&mut self) {
         let now = self.clock.now();
         self.part.handle_timeout(now);
+        if self.moves.poll_timeout().is_some_and(|at| at <= now) {
+            self.moves.handle_timeout(now);
+        }
         if self.receptions.poll_timeout().is_some_and(|at| at <= now) {
             self.receptions.timeout(now);
         }
@@ -417,12 +453,12 @@ impl Agent {
 
     /// Carries out what the machines have put out, until nobody has anything more to say.
     fn pump(&mut self) {
-        while self.pump_part() | self.pump_receptions() | self.pump_leading() {}
+        while self.pump_part() | self.pump_moves() | self.pump_receptions() | self.pump_leading() {}
     }
 
     /// Sends to the whole segment.
     fn multicast(&mut self, message: &Control) {
-        let to = SocketAddr::V4(self.channels.addresses.control);
+        let to = self.control_channel;
         self.send(None, message, to);
     }
 
@@ -430,7 +466,7 @@ impl Agent {
     fn unicast(&mut self, server: ServerId, message: &Control) {
         match self.addresses.get(&server) {
             Some(address) => self.send(Some(server), message, *address),
-            None => self.send(Some(server), message, SocketAddr::V4(self.channels.addresses.control)),
+            None => self.send(Some(server), message, self.control_channel),
         }
     }
 
@@ -463,7 +499,8 @@ impl Agent {
     }
 
     fn info(&self) -> MemberInfo {
-        host::info(&self.config, &self.identity, self.transfer_address, self.states.clone())
+        let mtu = self.channels.attachment.mtu();
+        host::info(&self.config, &self.identity, self.transfer_address, mtu, self.states.clone())
     }
 
     /// A notification from the CCM, or from another leader who wants an answer.

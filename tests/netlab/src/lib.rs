@@ -23,6 +23,7 @@ mod command;
 pub mod farm;
 pub mod hammer;
 pub mod lab;
+mod multicast;
 pub mod process;
 pub mod releases;
 pub mod trees;
