@@ -13,6 +13,10 @@ use common::time::WallTime;
 /// Assignments under way at once. More are refused until one is dropped; a CCM never has this many.
 pub const OBJECTS_MAX: usize = 256;
 
+/// Objects from this length on are multicast while they arrive. Smaller ones are here in a moment, and cost fewer
+/// questions when they are sent in one go.
+pub const EARLY_BYTES_MIN: u64 = 8 << 20;
+
 /// What the driver shall do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Action {
@@ -164,6 +168,15 @@ impl Forward {
         self.objects.get(&object).is_some_and(|known| !known.held)
     }
 
+    /// The beginning of an announced object is here, and it is large: what the members need to be told when
+    /// they are sent it while the rest arrives. `None` when nobody waits for it.
+    #[must_use]
+    pub fn arriving(&self, object: Digest) -> Option<(Signed<Ticket>, Ticket)> {
+        let known = self.objects.get(&object)?;
+        let is_worth_it = !known.held && known.ticket.length >= EARLY_BYTES_MIN;
+        is_worth_it.then(|| (known.signed.clone(), known.ticket.clone()))
+    }
+
     /// The object could not be had.
     pub fn fetch_failed(&mut self, object: Digest, source: Source, reason: String) {
         self.objects.remove(&object);
@@ -291,5 +304,20 @@ mod tests {
         wrong.inline = Some(b"y".to_vec());
         assert_eq!(forward.handle_notification(wrong, |_| false, WallTime(1)), Err(Refused::Inline));
         assert_eq!(drain(&mut forward), []);
+    }
+
+    #[test]
+    fn only_a_large_object_that_is_still_on_its_way_is_passed_on_early() {
+        let mut forward = forward();
+        let small = notification(b"x", false, false);
+        let object = forward.handle_notification(small, |_| false, WallTime(1)).expect("believed");
+        assert_eq!(forward.arriving(object), None);
+        let large = vec![7; EARLY_BYTES_MIN as usize];
+        let object =
+            forward.handle_notification(notification(&large, false, false), |_| false, WallTime(1)).expect("believed");
+        assert_eq!(forward.arriving(object).map(|(_, ticket)| ticket.length), Some(EARLY_BYTES_MIN));
+        forward.stored(object);
+        assert_eq!(forward.arriving(object), None, "it is here");
+        assert_eq!(forward.arriving(Digest::of(b"unknown")), None);
     }
 }

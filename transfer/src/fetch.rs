@@ -12,6 +12,7 @@
 
 mod beginning;
 mod error;
+mod patch;
 
 use std::collections::BTreeMap;
 use std::error::Error;
@@ -129,10 +130,11 @@ impl Fetcher {
         source: &Source,
         progress: impl Fn(u64) + Send + Sync,
     ) -> Result<(), FetchError> {
-        self.fetch_rest(ticket, source, None, progress).await
+        self.fetch_rest(ticket, source, None, |assembler| progress(assembler.verified_bytes())).await
     }
 
-    /// As [`Fetcher::fetch`], and does not fetch the chunks that a file holds already.
+    /// As [`Fetcher::fetch`], and does not fetch what a file holds already. `progress` is shown what is here
+    /// of the object, after each chunk; it is called on the thread of the fetch and must not block.
     ///
     /// # Errors
     /// As [`Fetcher::fetch`].
@@ -141,7 +143,7 @@ impl Fetcher {
         ticket: &Ticket,
         source: &Source,
         beginning: Option<Beginning>,
-        progress: impl Fn(u64) + Send + Sync,
+        progress: impl Fn(&Assembler) + Send + Sync,
     ) -> Result<(), FetchError> {
         let turn = self.turn(ticket.object);
         let _turn = turn.lock().await;
@@ -249,7 +251,7 @@ fn runs(missing: &[u32]) -> Vec<(u32, u32)> {
     runs
 }
 
-impl<P: Fn(u64) + Send + Sync> Work<'_, P> {
+impl<P: Fn(&Assembler) + Send + Sync> Work<'_, P> {
     async fn attempt(&mut self) -> Result<(), FetchError> {
         let assembler = match &self.held.0 {
             Some(assembler) => assembler.clone(),
@@ -285,9 +287,10 @@ impl<P: Fn(u64) + Send + Sync> Work<'_, P> {
             Err(source) => return Err(FetchError::Ticket { object, source }),
         };
         let (store, beginning) = (Arc::clone(&self.fetcher.store), self.beginning.take());
+        let whole = beginning.clone();
         let (assembler, verified_bytes) = blocking(move || {
             let assembler = store.partial(object, length, table)?;
-            if let Some(beginning) = beginning {
+            if let Some(beginning) = whole {
                 beginning.take_over(&assembler, length)?;
             }
             let verified_bytes = assembler.verified_bytes();
@@ -296,7 +299,10 @@ impl<P: Fn(u64) + Send + Sync> Work<'_, P> {
         .await?;
         self.held.0 = Some(assembler.clone());
         self.verified_bytes = verified_bytes;
-        (self.progress)(verified_bytes);
+        (self.progress)(&assembler);
+        if let Some(beginning) = beginning {
+            self.patch(&assembler, beginning).await?;
+        }
         Ok(assembler)
     }
 
@@ -400,7 +406,9 @@ impl<P: Fn(u64) + Send + Sync> Work<'_, P> {
             return Err(FetchError::Corrupt { peer, address, object, chunk: index });
         }
         self.verified_bytes += bytes;
-        (self.progress)(self.verified_bytes);
+        if let Some(assembler) = &self.held.0 {
+            (self.progress)(assembler);
+        }
         Ok(())
     }
 }

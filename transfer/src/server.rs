@@ -3,6 +3,8 @@
 //! - `GET /o/<digest>`: the object, or one range of it. An unfinished object is served as far as its
 //!   chunks are verified: the answer may then hold less than was asked for, never something else.
 //! - `GET /o/<digest>/table`: its packed chunk table.
+//! - `POST /o/<digest>/pieces`: the bytes of the object that the request names, packed, one piece after the
+//!   other; of a whole object only.
 //! - `POST /notify`: a packed [`Notification`]; answered when the object has been fetched here, or
 //!   will not be.
 //!
@@ -14,6 +16,7 @@
 //! fetching.
 
 mod accept;
+pub(crate) mod pieces;
 mod range;
 
 use std::error::Error;
@@ -95,6 +98,7 @@ pub struct ChunkService {
 enum Target {
     Object(Digest),
     Table(Digest),
+    Pieces(Digest),
     Notify,
 }
 
@@ -103,8 +107,10 @@ fn target(path: &str) -> Option<Target> {
         return Some(Target::Notify);
     }
     let name = path.strip_prefix("/o/")?;
-    match name.strip_suffix("/table") {
-        Some(hex) => Some(Target::Table(hex.parse().ok()?)),
+    match name.split_once('/') {
+        Some((hex, "table")) => Some(Target::Table(hex.parse().ok()?)),
+        Some((hex, "pieces")) => Some(Target::Pieces(hex.parse().ok()?)),
+        Some(_) => None,
         None => Some(Target::Object(name.parse().ok()?)),
     }
 }
@@ -117,6 +123,11 @@ pub(crate) fn object_path(digest: Digest) -> String {
 /// The path of an object's chunk table.
 pub(crate) fn table_path(digest: Digest) -> String {
     format!("/o/{digest}/table")
+}
+
+/// The path of pieces of an object.
+pub(crate) fn pieces_path(digest: Digest) -> String {
+    format!("/o/{digest}/pieces")
 }
 
 /// Bytes to be sent.
@@ -149,7 +160,7 @@ impl ChunkService {
         };
         let method = match target {
             Target::Object(_) | Target::Table(_) => Method::GET,
-            Target::Notify => Method::POST,
+            Target::Pieces(_) | Target::Notify => Method::POST,
         };
         if request.method() != method {
             let mut response = plain(StatusCode::METHOD_NOT_ALLOWED, "another method is needed");
@@ -157,11 +168,12 @@ impl ChunkService {
             return response;
         }
         match target {
-            Target::Object(digest) | Target::Table(digest) if !(self.may)(&peer, digest) => {
+            Target::Object(digest) | Target::Table(digest) | Target::Pieces(digest) if !(self.may)(&peer, digest) => {
                 plain(StatusCode::FORBIDDEN, "not for you")
             }
             Target::Object(digest) => self.object(digest, request.headers()).await,
             Target::Table(digest) => self.table(digest).await,
+            Target::Pieces(digest) => self.pieces(digest, request.into_body()).await,
             Target::Notify => self.take_notification(peer, request.into_body()).await,
         }
     }
@@ -196,19 +208,38 @@ impl ChunkService {
         }
     }
 
+    async fn pieces<B>(&self, digest: Digest, body: B) -> Response<ChunkBody>
+    where
+        B: Body,
+        B::Error: Into<Box<dyn Error + Send + Sync>>,
+    {
+        let bytes = match whole(body, pieces::REQUEST_BYTES_MAX, "the request").await {
+            Ok(bytes) => bytes,
+            Err(refusal) => return refusal,
+        };
+        let Ok(wanted) = framing::decode::<pieces::Pieces>(&bytes) else {
+            return plain(StatusCode::BAD_REQUEST, "not a request for pieces that this version of pressrun can read");
+        };
+        let store = Arc::clone(&self.store);
+        let readable = match blocking(move || store.readable(digest)).await {
+            Ok(readable) => readable.filter(|readable| readable.assembler.is_none()),
+            Err(error) => return failed(digest, &error),
+        };
+        let Some(readable) = readable else { return plain(StatusCode::NOT_FOUND, "not held here") };
+        match wanted.ranges(readable.length) {
+            Ok(ranges) => pieces::send(digest, readable.file, ranges),
+            Err(error) => plain(StatusCode::BAD_REQUEST, &error.to_string()),
+        }
+    }
+
     async fn take_notification<B>(&self, peer: Peer, body: B) -> Response<ChunkBody>
     where
         B: Body,
         B::Error: Into<Box<dyn Error + Send + Sync>>,
     {
-        let reading = Limited::new(body, NOTIFICATION_BYTES_MAX).collect();
-        let bytes = match tokio::time::timeout(BODY_TIMEOUT, reading).await {
-            Ok(Ok(body)) => body.to_bytes(),
-            Ok(Err(error)) if error.is::<LengthLimitError>() => {
-                return plain(StatusCode::PAYLOAD_TOO_LARGE, "the notification is too long");
-            }
-            Ok(Err(_)) => return plain(StatusCode::BAD_REQUEST, "the notification did not arrive whole"),
-            Err(_) => return plain(StatusCode::REQUEST_TIMEOUT, "the notification took too long"),
+        let bytes = match whole(body, NOTIFICATION_BYTES_MAX, "the notification").await {
+            Ok(bytes) => bytes,
+            Err(refusal) => return refusal,
         };
         let Ok(notification) = framing::decode::<Notification>(&bytes) else {
             return plain(StatusCode::BAD_REQUEST, "not a notification this version of pressrun can read");
@@ -232,6 +263,22 @@ impl ChunkService {
             Ok(Err(NotifyFailure::Failed(reason))) => plain(StatusCode::SERVICE_UNAVAILABLE, &reason),
             Err(_) => plain(StatusCode::SERVICE_UNAVAILABLE, "the notification was dropped"),
         }
+    }
+}
+
+/// A request's body, or the refusal of it.
+async fn whole<B>(body: B, bytes_max: usize, what: &str) -> Result<Bytes, Response<ChunkBody>>
+where
+    B: Body,
+    B::Error: Into<Box<dyn Error + Send + Sync>>,
+{
+    match tokio::time::timeout(BODY_TIMEOUT, Limited::new(body, bytes_max).collect()).await {
+        Ok(Ok(body)) => Ok(body.to_bytes()),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => {
+            Err(plain(StatusCode::PAYLOAD_TOO_LARGE, &format!("{what} is too long")))
+        }
+        Ok(Err(_)) => Err(plain(StatusCode::BAD_REQUEST, &format!("{what} did not arrive whole"))),
+        Err(_) => Err(plain(StatusCode::REQUEST_TIMEOUT, &format!("{what} took too long"))),
     }
 }
 

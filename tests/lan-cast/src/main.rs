@@ -12,6 +12,7 @@ mod party;
 mod receive;
 mod seal;
 mod send;
+mod unicast;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -44,6 +45,10 @@ struct PartyArguments {
     /// A word from which keys, cluster and channels follow.
     #[arg(long, default_value = "lan-cast")]
     word: String,
+    /// Where the sender puts certificates for all. With them members that multicast leaves behind fetch the
+    /// rest from the sender, which then goes on until its standard input ends.
+    #[arg(long)]
+    identities: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]

@@ -34,6 +34,15 @@ pub(crate) enum CastError {
     /// The object store failed.
     #[error("the object store cannot be used")]
     Store(#[from] transfer::store::StoreError),
+    /// A certificate cannot be made.
+    #[error("a certificate cannot be made")]
+    Certificates { source: rcgen::Error },
+    /// An identity is of no use.
+    #[error("an identity cannot be used")]
+    Tls(#[from] transfer::tls::TlsError),
+    /// The rest of an object was not to be had.
+    #[error("the rest of the object cannot be fetched")]
+    Fetch(#[from] transfer::fetch::FetchError),
     /// The object cannot be cut into symbols.
     #[error("the object cannot be sent")]
     Geometry(#[from] protocol::session::GeometryError),
@@ -89,6 +98,8 @@ pub(crate) struct Party {
     pub(crate) publish_key: PublishKey,
     pub(crate) publish_keys: PublishKeys,
     pub(crate) channels: Channels,
+    /// Where this server serves objects, if it does.
+    pub(crate) transfer_port: u16,
     sealer: Sealer,
     opener: Opener,
     buffer: Vec<u8>,
@@ -132,13 +143,15 @@ impl Party {
             publish_key,
             publish_keys,
             channels,
+            transfer_port: 0,
             buffer: vec![0; CONTROL_BYTES_MAX],
         })
     }
 
     /// Says something about a session: to one, or to all.
     pub(crate) fn say(&mut self, to: Option<(ServerId, SocketAddr)>, message: Message) {
-        let body = postcard::to_stdvec(&Control::Session { message, transfer_port: 1 }).expect("plain data");
+        let body =
+            postcard::to_stdvec(&Control::Session { message, transfer_port: self.transfer_port }).expect("plain data");
         let datagram = self.sealer.seal(to.map(|(server, _)| server), &body);
         let to = to.map_or(self.channels.addresses.control, |(_, address)| address);
         if let Err(error) = self.channels.control_unicast.try_send_to(&datagram, to) {
@@ -146,18 +159,26 @@ impl Party {
         }
     }
 
-    /// What a control datagram says about a session, from whom, and where that server is; `None` when
-    /// none waits. Datagrams that are not believed are passed over.
-    pub(crate) fn hear(&mut self, channel: Channel) -> Option<(ServerId, SocketAddr, Message)> {
+    /// What a control datagram says about a session, from whom, and where that server is and serves objects;
+    /// `None` when none waits. Datagrams that are not believed are passed over.
+    pub(crate) fn hear(&mut self, channel: Channel) -> Option<(ServerId, Place, Message)> {
         loop {
             let socket = channel.of(&self.channels);
             let (length, from) = socket.try_recv_from(&mut self.buffer).ok()?;
             let Ok(Opened { sender, body }) = self.opener.open(&self.buffer[..length], wall_time()) else { continue };
-            if let Ok(Control::Session { message, .. }) = postcard::from_bytes(&body) {
-                return Some((sender.server, from, message));
+            if let Ok(Control::Session { message, transfer_port }) = postcard::from_bytes(&body) {
+                let transfer = SocketAddr::new(from.ip(), transfer_port);
+                return Some((sender.server, Place { control: from, transfer }, message));
             }
         }
     }
+}
+
+/// Where another server is.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Place {
+    pub(crate) control: SocketAddr,
+    pub(crate) transfer: SocketAddr,
 }
 
 /// One of the two control sockets.

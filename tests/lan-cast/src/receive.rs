@@ -1,19 +1,20 @@
 //! The receiving side: a member without an agent.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use backend_agent::receive::{Announced, Event, Receptions};
 use common::ids::ServerId;
+use common::ticket::Ticket;
 use lan_channel::data::FrameBatch;
 use protocol::session::Message;
 use serde_json::json;
 use tokio::sync::mpsc;
 use transfer::store::ObjectStore;
 
-use crate::party::{CastError, Channel, Clock, Party, wall_time};
-use crate::{ReceiveArguments, most_memory, say};
+use crate::party::{CastError, Channel, Clock, Party, Place, wall_time};
+use crate::{ReceiveArguments, most_memory, say, unicast};
 
 struct Member {
     party: Party,
@@ -22,7 +23,9 @@ struct Member {
     batch: FrameBatch,
     objects: Arc<ObjectStore>,
     stored: mpsc::UnboundedSender<Stored>,
-    leaders: BTreeMap<ServerId, SocketAddr>,
+    leaders: BTreeMap<ServerId, Place>,
+    number: u16,
+    identities: Option<PathBuf>,
     /// Whether the last object was what it should be.
     verified: bool,
     frames: usize,
@@ -51,6 +54,8 @@ pub(crate) async fn run(arguments: &ReceiveArguments) -> Result<(), CastError> {
         objects,
         stored,
         leaders: BTreeMap::new(),
+        number: arguments.number,
+        identities: arguments.party.identities.clone(),
         verified: false,
         frames: 0,
         calls: 0,
@@ -91,10 +96,10 @@ impl Member {
     }
 
     fn control(&mut self, channel: Channel) {
-        while let Some((from, address, message)) = self.party.hear(channel) {
+        while let Some((from, place, message)) = self.party.hear(channel) {
             // What was sent before a message is heard before it.
             self.drain_data();
-            self.leaders.insert(from, address);
+            self.leaders.insert(from, place);
             let now = self.clock.now();
             match &message {
                 Message::Announce { session, ticket, table_bytes, layout, epoch }
@@ -116,7 +121,7 @@ impl Member {
                     };
                     if let Err(error) = self.receptions.begin(announced, here, rand::random(), now) {
                         let reason = error.to_string();
-                        self.party.say(Some((from, address)), Message::Decline { session: *session, reason });
+                        self.party.say(Some((from, place.control)), Message::Decline { session: *session, reason });
                     }
                 }
                 Message::Announce { .. }
@@ -138,7 +143,7 @@ impl Member {
         while let Some(event) = self.receptions.poll_event() {
             match event {
                 Event::Say { leader, message } => {
-                    let to = self.leaders.get(&leader).map(|address| (leader, *address));
+                    let to = self.leaders.get(&leader).map(|place| (leader, place.control));
                     self.party.say(to, message);
                 }
                 Event::Verify { session, ticket, path, mut growth, .. } => {
@@ -152,11 +157,24 @@ impl Member {
                         }
                     });
                 }
-                Event::Incomplete { ticket, .. } => {
+                Event::Incomplete { ticket, leader } => {
                     say(&json!({ "event": "incomplete", "object": ticket.object.to_string() }));
+                    self.fetch(ticket, leader);
                 }
             }
         }
+    }
+
+    fn fetch(&mut self, ticket: Ticket, leader: ServerId) {
+        let (Some(identities), Some(place)) = (self.identities.clone(), self.leaders.get(&leader)) else { return };
+        let (number, store, source) = (self.number, self.objects.clone(), (leader, place.transfer));
+        let beginning = self.receptions.beginning(ticket.object, self.clock.now());
+        tokio::spawn(async move {
+            match unicast::fetch(&identities, number, store, source, &ticket, beginning).await {
+                Ok(()) => say(&json!({ "event": "fetched" })),
+                Err(error) => say(&json!({ "event": "not fetched", "why": format!("{error:?}") })),
+            }
+        });
     }
 
     fn stored(&mut self, stored: &Stored) {

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{BufRead as _, Write as _};
+use std::sync::Arc;
 
 use common::digest::Digest;
 use common::ids::{AssignmentNumber, RunNumber, ServerId};
@@ -12,9 +13,10 @@ use group_leader::distribute::{Distribution, Next, is_for_leader};
 use protocol::session::rate::RateConfig;
 use protocol::session::{Announcement, Geometry, Message, SYMBOL_BYTES, SenderConfig, SenderOutput};
 use serde_json::json;
+use transfer::store::ObjectStore;
 
 use crate::party::{CastError, Channel, Clock, EPOCH, LEADER, Party, number, server, wall_time};
-use crate::{SendArguments, most_memory, say};
+use crate::{SendArguments, most_memory, say, unicast};
 
 /// How long a ticket is good.
 const TICKET_MILLIS: u64 = 3_600_000;
@@ -61,14 +63,34 @@ pub(crate) async fn run(arguments: &SendArguments) -> Result<(), CastError> {
     let mut party = Party::join(&arguments.party, LEADER)?;
     let clock = Clock::start();
     let first_session: u32 = rand::random::<u32>() >> 1;
+    let identities = arguments.party.identities.as_deref();
+    let mut store = None;
+    if let Some(directory) = identities {
+        unicast::make_identities(directory, arguments.members)?;
+        let served = Arc::new(ObjectStore::open(directory.join("objects"))?);
+        party.transfer_port = unicast::serve_objects(directory, party.channels.own, served.clone()).await?;
+        store = Some(served);
+    }
     for count in 0..arguments.sessions {
         let object = Object::of(arguments).map_err(system("reading the object"))?;
+        if let (Some(store), Some(directory)) = (&store, identities) {
+            let copy = directory.join("copy");
+            File::create(&copy)
+                .and_then(|mut copy| std::io::copy(&mut Whole(&object.file, 0), &mut copy))
+                .map_err(system("copying the object"))?;
+            store.put_file(&copy, object.digest)?;
+        }
         say(&json!({ "event": "ready", "object": object.digest.to_string(), "bytes": object.length }));
         let line = tokio::task::spawn_blocking(|| std::io::stdin().lock().read_line(&mut String::new())).await;
         if matches!(line, Ok(Ok(0)) | Err(_)) {
             return Ok(());
         }
         session(&mut party, clock, arguments, object, first_session + count).await?;
+    }
+    if identities.is_some() {
+        let rest = tokio::task::spawn_blocking(|| std::io::copy(&mut std::io::stdin().lock(), &mut std::io::sink()));
+        // However it ends, it ends.
+        rest.await.ok();
     }
     Ok(())
 }

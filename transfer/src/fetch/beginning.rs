@@ -1,6 +1,7 @@
 //! What is here already of an object that is fetched: a session brought it before it ended.
 
 use std::fs::File;
+use std::io;
 use std::ops::Range;
 use std::os::unix::fs::FileExt as _;
 use std::path::PathBuf;
@@ -24,6 +25,37 @@ impl Beginning {
         self.ranges.get(at).is_some_and(|range| range.start <= bytes.start)
     }
 
+    /// What these bytes of an object lack.
+    pub(super) fn gaps(&self, bytes: &Range<u64>) -> Vec<Range<u64>> {
+        let first = self.ranges.partition_point(|range| range.end <= bytes.start);
+        let mut gaps = Vec::new();
+        let mut from = bytes.start;
+        for range in self.ranges[first..].iter().take_while(|range| range.start < bytes.end) {
+            if from < range.start {
+                gaps.push(from..range.start);
+            }
+            from = from.max(range.end);
+        }
+        if from < bytes.end {
+            gaps.push(from..bytes.end);
+        }
+        gaps
+    }
+
+    /// Fills a buffer with the file's bytes from an offset; what the file lacks is zero.
+    pub(super) fn read(&self, file: &File, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+        let mut filled = 0;
+        while filled < buffer.len() {
+            match file.read_at(&mut buffer[filled..], offset + filled as u64) {
+                Ok(0) => break,
+                Ok(read) => filled += read,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
     /// Takes over the chunks that it holds whole and that are right. What cannot be read is fetched.
     pub(super) fn take_over(&self, assembler: &Assembler, length: u64) -> Result<(), StoreError> {
         let Ok(file) = File::open(&self.path) else { return Ok(()) };
@@ -45,6 +77,19 @@ impl Beginning {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_lacking_lies_between_what_is_held() {
+        let beginning = Beginning { path: PathBuf::new(), ranges: vec![10..20, 20..25, 40..50] };
+        let gaps = |bytes: Range<u64>| -> Vec<(u64, u64)> {
+            beginning.gaps(&bytes).into_iter().map(|gap| (gap.start, gap.end)).collect()
+        };
+        assert_eq!(gaps(0..60), [(0, 10), (25, 40), (50, 60)]);
+        assert_eq!(gaps(12..45), [(25, 40)]);
+        assert_eq!(gaps(15..24), []);
+        assert_eq!(gaps(26..30), [(26, 30)]);
+        assert_eq!(gaps(60..70), [(60, 70)]);
+    }
 
     #[test]
     fn only_chunks_that_are_held_whole_count() {

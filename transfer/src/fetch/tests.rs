@@ -115,7 +115,8 @@ async fn a_byte_flipped_at_the_source_is_refused_and_its_chunk_named() {
 }
 
 #[tokio::test]
-async fn of_what_a_file_holds_already_only_what_is_wrong_or_in_pieces_crosses() {
+#[expect(clippy::single_range_in_vec_init, reason = "a list of one range is what is meant")]
+async fn of_what_a_file_holds_already_only_what_is_wrong_or_lacking_crosses() {
     let ca = TestCa::new();
     let (there, here) = (Site::new(&ca, Peer::Ccm), Site::new(&ca, server(1)));
     let serving = there.serve().await;
@@ -130,17 +131,60 @@ async fn of_what_a_file_holds_already_only_what_is_wrong_or_in_pieces_crosses() 
     let beginning = Beginning { path, ranges: vec![0..10 * CHUNK, 10 * CHUNK..20 * CHUNK + 1000] };
     let wire = Wire::to(serving.address, Vec::new()).await;
     let from = there.source(wire.address);
-    here.fetcher().fetch_rest(&ticket(&bytes), &from, Some(beginning), quiet).await.unwrap();
+    here.fetcher().fetch_rest(&ticket(&bytes), &from, Some(beginning), |_| ()).await.unwrap();
     assert_eq!(read(&here.store, object), bytes);
     // Ranges that only touch each other are not one; no chunk lies across.
     assert!(wire.total() <= with_overhead(21 * CHUNK), "{} bytes", wire.total());
     assert!(wire.total() >= 21 * CHUNK);
 
+    // Of every 1,000 bytes 300 are lacking.
+    here.store.remove(object).unwrap();
+    let mut part = bytes.clone();
+    for at in (0..part.len()).filter(|at| at % 1000 >= 700) {
+        part[at] = 0;
+    }
+    part[3 * CHUNK as usize + 5] ^= 1;
+    std::fs::write(place.path().join("part"), &part).unwrap();
+    let held = |at: u64| at..(at + 700).min(40 * CHUNK);
+    let ranges = (0..40 * CHUNK).step_by(1000).map(held).collect();
+    let torn = Beginning { path: place.path().join("part"), ranges };
+    let wire = Wire::to(serving.address, Vec::new()).await;
+    here.fetcher().fetch_rest(&ticket(&bytes), &there.source(wire.address), Some(torn), |_| ()).await.unwrap();
+    assert_eq!(read(&here.store, object), bytes);
+    let lacking = 40 * CHUNK * 3 / 10;
+    assert!(wire.total() <= with_overhead(lacking + CHUNK), "{} bytes for {lacking}", wire.total());
+
     here.store.remove(object).unwrap();
     let gone = Beginning { path: place.path().join("none"), ranges: vec![0..40 * CHUNK] };
     let wire = Wire::to(serving.address, Vec::new()).await;
-    here.fetcher().fetch_rest(&ticket(&bytes), &there.source(wire.address), Some(gone), quiet).await.unwrap();
+    here.fetcher().fetch_rest(&ticket(&bytes), &there.source(wire.address), Some(gone), |_| ()).await.unwrap();
     assert_eq!(read(&here.store, object), bytes);
+}
+
+#[tokio::test]
+async fn what_has_arrived_without_a_gap_can_be_read_while_the_rest_is_fetched() {
+    let ca = TestCa::new();
+    let (there, here) = (Site::new(&ca, Peer::Ccm), Site::new(&ca, server(1)));
+    let serving = there.serve().await;
+    let bytes = content(40 * CHUNK as usize + 5);
+    there.store.put_bytes(&bytes).unwrap();
+    let kept = std::sync::Mutex::new((0, None));
+    let watch = |assembler: &Assembler| {
+        let whole = assembler.whole_bytes();
+        let file = assembler.reader().unwrap();
+        let mut read = vec![0; usize::try_from(whole).unwrap()];
+        file.read_exact_at(&mut read, 0).unwrap();
+        assert!(read == bytes[..read.len()], "{whole} bytes");
+        let mut kept = kept.lock().unwrap();
+        assert!(whole >= kept.0);
+        *kept = (whole, Some(file));
+    };
+    here.fetcher().fetch_rest(&ticket(&bytes), &there.source(serving.address), None, watch).await.unwrap();
+    let (whole, file) = kept.into_inner().unwrap();
+    assert_eq!(whole, bytes.len() as u64);
+    let mut read = vec![0; bytes.len()];
+    file.unwrap().read_exact_at(&mut read, 0).unwrap();
+    assert!(read == bytes, "the file stays good when the object is finished");
 }
 
 #[tokio::test]

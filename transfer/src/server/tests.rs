@@ -170,6 +170,47 @@ async fn junk_is_no_notification() {
     assert!(there.notifications.try_recv().is_err());
 }
 
+#[tokio::test]
+#[expect(clippy::single_range_in_vec_init, reason = "a list of one range is what is meant")]
+async fn pieces_come_one_after_the_other_and_junk_is_refused() {
+    let ca = TestCa::new();
+    let (there, here) = (Site::new(&ca, Peer::Ccm), Site::new(&ca, server(1)));
+    let serving = there.serve().await;
+    let bytes = content(20 * CHUNK);
+    let object = there.store.put_bytes(&bytes).unwrap();
+    let ask = |ranges: &[Range<u64>]| postcard::to_stdvec(&pieces::Pieces::of(ranges)).unwrap();
+    let wait = Duration::from_secs(5);
+    let mut connection = connect(&here, &there, serving.address).await;
+    for ranges in [vec![0..1], vec![5..700_000, 700_001..700_002], (0..9000).map(|n| n * 100..n * 100 + 7).collect()] {
+        let response = connection.post(&pieces_path(object), ask(&ranges), wait).await.unwrap();
+        assert_eq!(response.status(), StatusCode::OK);
+        let expected: Vec<u8> =
+            ranges.iter().flat_map(|range| bytes[range.start as usize..range.end as usize].iter().copied()).collect();
+        assert!(body(response).await == expected, "{} pieces", ranges.len());
+    }
+    let mut trailing = ask(&[0..1]);
+    trailing.push(0);
+    for (junk, status) in [
+        (Vec::new(), StatusCode::BAD_REQUEST),
+        (ask(&[]), StatusCode::BAD_REQUEST),
+        (ask(&[0..0]), StatusCode::BAD_REQUEST),
+        (ask(&[0..bytes.len() as u64 + 1]), StatusCode::BAD_REQUEST),
+        (trailing, StatusCode::BAD_REQUEST),
+        (vec![0xff; 1000], StatusCode::BAD_REQUEST),
+        (vec![1; pieces::REQUEST_BYTES_MAX + 1], StatusCode::PAYLOAD_TOO_LARGE),
+    ] {
+        let mut connection = connect(&here, &there, serving.address).await;
+        assert_eq!(connection.post(&pieces_path(object), junk, wait).await.unwrap().status(), status);
+    }
+    let unknown = pieces_path(Digest::of(b"not here"));
+    let response = connection.post(&unknown, ask(&[0..1]), wait).await.unwrap();
+    assert_eq!(response.status(), StatusCode::NOT_FOUND);
+    body(response).await;
+    there.secret.lock().unwrap().push(object);
+    let response = connection.post(&pieces_path(object), ask(&[0..1]), wait).await.unwrap();
+    assert_eq!(response.status(), StatusCode::FORBIDDEN);
+}
+
 const HURRIED: Limits = Limits {
     connections: 2,
     handshake: Duration::from_millis(800),

@@ -277,6 +277,22 @@ impl Assembler {
         (0..self.table().chunks()).filter(|index| !state.bitmap.has(*index)).collect()
     }
 
+    /// Bytes from the object's first on that are verified without a gap.
+    #[must_use]
+    pub fn whole_bytes(&self) -> u64 {
+        let state = self.inner.lock();
+        let gap = (0..self.table().chunks()).find(|index| !state.bitmap.has(*index));
+        gap.and_then(|gap| self.table().range(gap)).map_or(self.table().length(), |range| range.start)
+    }
+
+    /// The file that is being filled, for reading what is verified. Stays good when the object is finished.
+    ///
+    /// # Errors
+    /// When the system gives no further handle.
+    pub fn reader(&self) -> io::Result<File> {
+        self.inner.file.try_clone()
+    }
+
     /// Bytes of all verified chunks.
     #[must_use]
     pub fn verified_bytes(&self) -> u64 {

@@ -192,12 +192,18 @@ impl Bench<'_> {
 
     fn pressrun(&self, rate: Option<Rate>) -> Result<Vec<Seen>, ToolError> {
         let word = if rate.is_some() { "fixed" } else { "adaptive" };
+        // Who is left behind fetches the rest.
+        let identities = match self.scenario.has_straggler() {
+            true => Some(self.place(&format!("identities-{word}"))?.to_string_lossy().into_owned()),
+            false => None,
+        };
         let mut receivers = Vec::new();
         for (number, host) in (1..).zip(self.scenario.hosts()) {
             let (number, directory) = (i32::to_string(&number), self.place(&format!("ours-{number}"))?);
             let directory = directory.to_string_lossy();
-            let args =
-                ["receive", "--interface", "eth0", "--word", word, "--number", &number, "--directory", &directory];
+            let mut args =
+                vec!["receive", "--interface", "eth0", "--word", word, "--number", &number, "--directory", &directory];
+            args.extend(identities.iter().flat_map(|place| ["--identities", place]));
             receivers.push(self.start(host, self.lan_cast, &args)?);
         }
         let ready = Instant::now() + READY;
@@ -207,6 +213,7 @@ impl Bench<'_> {
         let mut command = self.lab.command(SENDER, self.lan_cast);
         command.args(["send", "--interface", "eth0", "--word", word]);
         command.args(["--members", &receivers.len().to_string()]);
+        command.args(identities.iter().flat_map(|place| ["--identities", place]));
         if self.scenario.repeats > 1 {
             command.args(["--bytes", &self.scenario.bytes.to_string()]);
             command.args(["--sessions", &self.scenario.repeats.to_string()]);
@@ -224,6 +231,7 @@ impl Bench<'_> {
                 return Err(ToolError::NotReady { what: "the sender" });
             }
             let before = self.before(Some(&sender), &receivers)?;
+            let began = Instant::now();
             sender.tell("go");
             let patience = self.patience();
             let Some(heard) = sender.hear_until("finished", Instant::now() + patience) else {
@@ -235,6 +243,10 @@ impl Bench<'_> {
                 if let Some(seconds) = member.and_then(|member| seconds.get_mut(member.checked_sub(1)?)) {
                     *seconds = said["micros"].as_f64().map(|micros| micros / 1e6);
                 }
+            }
+            let left_behind = seconds.iter_mut().zip(&receivers).filter(|(seconds, _)| seconds.is_none());
+            for (seconds, receiver) in left_behind.filter(|_| identities.is_some()) {
+                *seconds = receiver.hear_until("fetched", began + patience).map(|_| began.elapsed().as_secs_f64());
             }
             let mut seen = self.seen(&before, seconds, std::slice::from_ref(&sender), &receivers)?;
             seen.notes = heard.last().cloned().unwrap_or_default();
