@@ -96,6 +96,7 @@ pub(crate) struct Group {
     pub(crate) name: String,
     pub(crate) site: String,
     pub(crate) servers: Vec<String>,
+    pub(crate) channel: Option<String>,
     pub(crate) version: Option<String>,
     pub(crate) published: Option<String>,
 }

@@ -14,9 +14,12 @@ use protocol::election::{ConfigError, Standing, shorter};
 use protocol::participant::Timers;
 use protocol::reach::Transport;
 use protocol::registration::MEMBERS_MAX;
+use protocol::session::rate::RateConfig;
 use protocol::session::{ReceiverConfig, SenderConfig};
 use protocol::{election, registration, reports};
 use serde::Deserialize;
+
+use crate::network::{Network, NetworkError};
 
 /// Everything about the protocols of the segment.
 #[derive(Debug, Clone)]
@@ -44,6 +47,8 @@ pub struct Lan {
     pub port: ControlPort,
     /// Where other servers of the segment hear that, besides those that the content control manager knows.
     pub peers: Vec<SocketAddr>,
+    /// Addresses of the segment.
+    pub network: Network,
 }
 
 impl Default for Lan {
@@ -60,6 +65,7 @@ impl Default for Lan {
             transport: Transport::default(),
             port: ControlPort::default(),
             peers: Vec::new(),
+            network: Network::default(),
         }
     }
 }
@@ -97,6 +103,17 @@ pub enum LanError {
         section: &'static str,
         /// Which.
         source: ConfigError,
+    },
+    /// The network cannot be that.
+    #[error(transparent)]
+    Network(#[from] NetworkError),
+    /// The lowest rate is above the highest.
+    #[error("[sender] rate_min is {min} bytes per second, and rate_max {max}: it must not be less")]
+    Rates {
+        /// The lowest.
+        min: u64,
+        /// The highest.
+        max: u64,
     },
     /// A leader that asks without end.
     #[error("ask_again must not be 0s")]
@@ -209,6 +226,12 @@ impl Lan {
             ),
         ])
         .map_err(within("sender] and [receiver"))?;
+        self.network.validate()?;
+        let (min, max) = (sender.rate.rate_bytes_per_sec_min, sender.rate.rate_bytes_per_sec_max);
+        // The default of the lowest yields to a cap below it: nobody has said it.
+        if let Some(max) = max.filter(|max| *max < min && min != RateConfig::default().rate_bytes_per_sec_min) {
+            return Err(LanError::Rates { min, max });
+        }
         if self.ask_again.is_zero() {
             return Err(LanError::AskAgain);
         }

@@ -47,7 +47,9 @@ impl Peers {
     /// Those whom the administrator names.
     #[must_use]
     pub fn new(own: ServerId, own_address: SocketAddr, fixed: Vec<SocketAddr>) -> Self {
-        Self { own, own_address, named: BTreeMap::new(), heard: BTreeMap::new(), fixed }
+        let mut peers = Self { own, own_address, named: BTreeMap::new(), heard: BTreeMap::new(), fixed: Vec::new() };
+        peers.fixed = fixed.into_iter().map(|address| peers.here(address)).collect();
+        peers
     }
 
     /// The content control manager names these, and no others. Returns whether that is news.
@@ -56,7 +58,7 @@ impl Peers {
         for peer in peers.iter().take(PEERS_MAX) {
             let Ok(server) = peer.server.parse::<ServerId>() else { continue };
             if server != self.own && is_a_servers(peer.control) {
-                named.insert(server, (peer.name.clone(), peer.control));
+                named.insert(server, (peer.name.clone(), self.here(peer.control)));
             }
         }
         for (server, (_, address)) in &named {
@@ -68,6 +70,17 @@ impl Peers {
         let news = named != self.named;
         self.named = named;
         news
+    }
+
+    /// An address as it is said on this server: of an IPv6 address that means something on one link only each
+    /// server has a number of its own for the link.
+    fn here(&self, mut address: SocketAddr) -> SocketAddr {
+        if let (SocketAddr::V6(address), SocketAddr::V6(own)) = (&mut address, self.own_address)
+            && address.ip().is_unicast_link_local()
+        {
+            address.set_scope_id(own.scope_id());
+        }
+        address
     }
 
     /// A datagram of this server was believed, and came from here.
@@ -174,6 +187,17 @@ mod tests {
         peers.heard(TWO, address(2, 51));
         peers.learn(&[peer(TWO, address(2, 50))]);
         assert_eq!(peers.address_of(TWO), Some(address(2, 51)), "the content control manager says nothing new");
+    }
+
+    #[test]
+    fn an_address_of_the_link_is_looked_for_on_this_servers_link_whatever_number_it_has_elsewhere() {
+        let own_address = "[fe80::1%3]:40".parse().expect("an address");
+        let mut peers = Peers::new(OWN, own_address, vec!["[fe80::4]:40".parse().expect("an address")]);
+        let (theirs, global) =
+            ("[fe80::2%7]:40".parse().expect("an address"), "[fd00::3]:40".parse().expect("an address"));
+        peers.learn(&[peer(TWO, theirs), peer(THREE, global)]);
+        let addresses: Vec<String> = peers.targets().iter().map(|(_, address)| address.to_string()).collect();
+        assert_eq!(addresses, ["[fe80::2%3]:40", "[fd00::3]:40", "[fe80::4%3]:40"]);
     }
 
     #[test]

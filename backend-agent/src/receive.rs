@@ -10,6 +10,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -22,6 +23,7 @@ use lan_channel::envelope::SegmentKey;
 use lan_channel::frames::FrameKey;
 use protocol::session::{
     Accepted, FrameHeader, Geometry, HEADER_BYTES, Layout, Message, Receiver, ReceiverConfig, ReceiverOutput,
+    channel_of,
 };
 use transfer::fetch::Beginning;
 
@@ -128,6 +130,8 @@ struct Reception {
     geometry: Geometry,
     /// `None` when the object was here before the session.
     file: Option<Spool>,
+    /// The data channel that must be listened to for it, besides the segment's own.
+    channel: Option<SocketAddr>,
     /// When to note what is held.
     note_at: Timestamp,
     /// The object was taken into the store; the spool file is gone.
@@ -168,6 +172,8 @@ pub struct Receptions {
     /// Sessions of which frames came since they were last settled.
     unsettled: BTreeSet<u32>,
     events: VecDeque<Event>,
+    /// Sessions came or went.
+    channels_changed: bool,
 }
 
 impl Receptions {
@@ -189,6 +195,7 @@ impl Receptions {
             early_bytes: 0,
             unsettled: BTreeSet::new(),
             events: VecDeque::new(),
+            channels_changed: false,
         })
     }
 
@@ -202,6 +209,24 @@ impl Receptions {
     /// The next thing to do.
     pub fn poll_event(&mut self) -> Option<Event> {
         self.events.pop_front()
+    }
+
+    /// The data channels to listen to from here on besides the segment's own; `None` when they are the same as
+    /// before. To be asked before [`Receptions::poll_event`]: the leader hears that this server listens.
+    pub fn poll_channels(&mut self) -> Option<BTreeSet<SocketAddr>> {
+        let channels = || self.sessions.values().filter_map(|reception| reception.channel).collect();
+        std::mem::take(&mut self.channels_changed).then(channels)
+    }
+
+    /// This channel cannot be listened to: what comes on it is to be had in another way.
+    pub fn deaf(&mut self, channel: SocketAddr, reason: &str) {
+        let on_it = self.sessions.iter().filter(|(_, reception)| reception.channel == Some(channel));
+        for session in on_it.map(|(session, _)| *session).collect::<Vec<u32>>() {
+            let Some(Reception { announced, .. }) = self.sessions.get(&session) else { continue };
+            let (ticket, leader) = (announced.ticket.clone(), announced.leader);
+            self.fail(session, reason);
+            self.events.push_back(Event::Incomplete { ticket, leader });
+        }
     }
 
     /// Whether the session is taken part in.
@@ -286,9 +311,15 @@ impl Receptions {
         };
         let key = FrameKey::derive(&self.segment_key, announced.session, announced.leader, announced.epoch);
         let session = announced.session;
+        let channel = if here { None } else { channel_of(&announced.ticket) };
+        if channel.is_some() {
+            receiver.greet(now);
+        }
+        self.channels_changed = true;
+        let note_at = now + NOTE_INTERVAL;
         self.sessions.insert(
             session,
-            Reception { announced, key, receiver, geometry, file, note_at: now + NOTE_INTERVAL, confirmed: false },
+            Reception { announced, key, receiver, geometry, file, channel, note_at, confirmed: false },
         );
         self.drain(session, now);
         self.replay_early(session, now);
@@ -402,6 +433,7 @@ impl Receptions {
     /// The object did not verify, or could not be kept: this session is of no use any more.
     pub fn fail(&mut self, session: u32, reason: &str) {
         if let Some(reception) = self.sessions.remove(&session) {
+            self.channels_changed = true;
             let message = Message::Decline { session, reason: reason.chars().take(200).collect() };
             self.events.push_back(Event::Say { leader: reception.announced.leader, message });
         }
@@ -522,6 +554,7 @@ impl Receptions {
 
     /// Ends a session and keeps in mind what it brought.
     fn end(&mut self, session: u32, now: Timestamp) {
+        self.channels_changed = true;
         if let Some(mut reception) = self.sessions.remove(&session)
             && reception.file.is_some()
             && !reception.confirmed

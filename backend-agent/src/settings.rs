@@ -12,12 +12,16 @@ use std::time::Duration;
 use common::ids::ServerName;
 use lan_channel::port::ControlPort;
 use protocol::reach::Transport;
+use protocol::session::friendly::Fairness;
+use protocol::session::rate::RateConfig;
 use protocol::session::{ReceiverConfig, SenderConfig};
 use protocol::{election, registration, reports};
 use serde::Deserialize;
 
 use crate::hooks::{Hooks, HooksError, HooksSection};
 use crate::lan::{Choice, Lan, LanError, Preset};
+use crate::network::FamilyWord;
+use crate::speed::Speed;
 
 /// Everything that the file says.
 #[derive(Debug, Clone, Default)]
@@ -107,12 +111,16 @@ enum ElectionWord {
 
 /// Declares a section of the file whose values replace those of a configuration, by the same names.
 macro_rules! section {
-    ($name:ident for $config:ty { times: $($time:ident),*; plain: $($plain:ident: $kind:ty),* }) => {
+    ($name:ident for $config:ty {
+        times: $($time:ident),*; plain: $($plain:ident: $kind:ty),* $(; apart: $($apart:ident: $other:ty),*)?
+    }) => {
         #[derive(Debug, Default, Deserialize)]
         #[serde(deny_unknown_fields)]
         struct $name {
             $(#[serde(default)] $time: Option<Time>,)*
             $(#[serde(default)] $plain: Option<$kind>,)*
+            // Read by who takes the section, for it stands elsewhere in the configuration.
+            $($(#[serde(default)] $apart: Option<$other>,)*)?
         }
 
         impl $name {
@@ -137,13 +145,41 @@ section!(RegistrationSection for registration::Config {
 section!(ReportsSection for reports::Config { times: repeat_min, repeat_max, gather, answer_spread; plain: });
 section!(SenderSection for SenderConfig {
     times: poll_interval, reply_window, reply_hold, poll_interval_max, stall_poll_interval_max, announce_interval,
-        announce_interval_max, patience_per_member, silence_min, progress_max;
-    plain: repair_every: u32
+        announce_interval_max, patience_per_member, silence_min, progress_max, join_wait;
+    plain: repair_every: u32;
+    apart: rate_start: Speed, rate_min: Speed, rate_max: Speed, fairness: FairnessWord
 });
 section!(ReceiverSection for ReceiverConfig {
     times: reply_window, reply_window_max, unasked_after, unasked_interval_max, idle_max;
     plain: repeated_acknowledgements: u32
 });
+
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum FairnessWord {
+    Fast,
+    TcpFriendly,
+}
+
+impl SenderSection {
+    fn apply_rates(&self, config: &mut RateConfig) {
+        if let Some(Speed(start)) = self.rate_start {
+            config.rate_bytes_per_sec = start;
+        }
+        if let Some(Speed(min)) = self.rate_min {
+            config.rate_bytes_per_sec_min = min;
+        }
+        if let Some(Speed(max)) = self.rate_max {
+            config.rate_bytes_per_sec_max = Some(max);
+        }
+        if let Some(word) = self.fairness {
+            config.fairness = match word {
+                FairnessWord::Fast => Fairness::Fast,
+                FairnessWord::TcpFriendly => Fairness::TcpFriendly,
+            };
+        }
+    }
+}
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -159,6 +195,9 @@ struct LanSection {
     transport: Transport,
     port: Option<u16>,
     peers: Vec<SocketAddr>,
+    family: FamilyWord,
+    ttl: Option<u32>,
+    control: Option<SocketAddr>,
 }
 
 impl Settings {
@@ -186,6 +225,7 @@ impl File {
         election.apply(&mut lan.timers.election);
         registration.apply(&mut lan.timers.registration);
         reports.apply(&mut lan.timers.reports);
+        sender.apply_rates(&mut lan.sender.rate);
         sender.apply(&mut lan.sender);
         receiver.apply(&mut lan.receiver);
         lan.timers.election.preempt_after = section.preempt_after.map(|Time(time)| time);
@@ -204,6 +244,9 @@ impl File {
         lan.transport = section.transport;
         lan.port = section.port.map_or(ControlPort::Derived, ControlPort::Fixed);
         lan.peers = section.peers;
+        lan.network.family = section.family.into();
+        lan.network.ttl = section.ttl.unwrap_or(lan.network.ttl);
+        lan.network.control = section.control;
         lan.validate()?;
         Ok(lan)
     }
@@ -211,6 +254,8 @@ impl File {
 
 #[cfg(test)]
 mod tests {
+    use lan_channel::interface::Family;
+
     use super::*;
 
     fn parse(text: &str) -> Result<Lan, SettingsError> {
@@ -287,6 +332,26 @@ mod tests {
     }
 
     #[test]
+    fn rates_and_the_network_are_said_as_people_write_them() {
+        let lan = parse(
+            "[lan]\nfamily = \"ipv6\"\nttl = 4\ncontrol = \"[ff18::5]:5000\"\n\
+             [sender]\nrate_start = \"80mbit\"\nrate_min = \"800kbit\"\nrate_max = \"1gbit\"\n\
+             fairness = \"tcp-friendly\"\njoin_wait = \"3ms\"",
+        )
+        .unwrap();
+        assert_eq!((lan.network.family, lan.network.ttl), (Family::Ipv6, 4));
+        assert_eq!(lan.network.control, Some("[ff18::5]:5000".parse().unwrap()));
+        let rate = &lan.sender.rate;
+        assert_eq!((rate.rate_bytes_per_sec, rate.rate_bytes_per_sec_min), (10_000_000, 100_000));
+        assert_eq!((rate.rate_bytes_per_sec_max, rate.fairness), (Some(125_000_000), Fairness::TcpFriendly));
+        assert_eq!(lan.sender.join_wait, Duration::from_millis(3));
+        let crossed = parse("[sender]\nrate_min = \"2mbit\"\nrate_max = \"1mbit\"");
+        assert!(matches!(crossed, Err(SettingsError::Lan(LanError::Rates { .. }))), "{crossed:?}");
+        let no_network = parse("[lan]\nttl = 64");
+        assert!(matches!(no_network, Err(SettingsError::Lan(LanError::Network(_)))), "{no_network:?}");
+    }
+
+    #[test]
     fn a_fixed_leader_has_a_name_and_is_on_the_roster() {
         let fixed = parse("[lan]\nelection = \"fixed\"\nleader = \"web1\"\nroster = [\"web1\", \"web2\"]").unwrap();
         assert_eq!(fixed.choice, Choice::Fixed(name("web1")));
@@ -329,6 +394,10 @@ mod tests {
             "[election]\nvote = \"5h\"",
             "[election]\nvote = \"9999999m\"",
             "[hooks]\nlater = []",
+            "[sender]\nrate_max = \"100\"",
+            "[sender]\nfairness = \"polite\"",
+            "[lan]\nfamily = \"ipx\"",
+            "[lan]\ncontrol = \"239.1.2.3\"",
         ] {
             assert!(matches!(parse(text), Err(SettingsError::Form { .. })), "{text}");
         }

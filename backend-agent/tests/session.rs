@@ -88,6 +88,7 @@ impl Segment {
             chunk_bytes: 65_536,
             targets: Vec::new(),
             expires: WallTime(1),
+            channel: None,
         };
         let key = PublishKey { epoch: 1, key: SecretKey::from_bytes(&[3; 32]) };
         let signed = Signed::sign(&ticket, &key);

@@ -153,7 +153,8 @@ fn admit(engine: &Engine, record: &ServerRecord, message: ToCcm) -> Result<ToCcm
             });
             Ok(ToCcm::Reports(reports))
         }
-        ToCcm::Holds { .. }
+        ToCcm::Overflow { .. }
+        | ToCcm::Holds { .. }
         | ToCcm::AskNext { .. }
         | ToCcm::FetchFailed { .. }
         | ToCcm::ForwardFailed { .. }

@@ -20,6 +20,7 @@ use transfer::store::ObjectStore;
 use transfer::tls::{ClientAuth, Peer, peer_of_server_connection, server_config};
 
 use crate::api::{self, ApiState};
+use crate::engine::channels::ChannelRange;
 use crate::engine::hub::Hub;
 use crate::engine::operations::Desk;
 use crate::engine::{Engine, EngineError, Parts, now};
@@ -46,6 +47,8 @@ pub struct Config {
     pub listen: SocketAddr,
     /// The console's door; loopback only.
     pub console: SocketAddr,
+    /// Where the data channels of content groups are taken from.
+    pub channels: ChannelRange,
 }
 
 /// Why a CCM does not run.
@@ -146,6 +149,7 @@ pub async fn serve(
         hub,
         directory: config.data.clone(),
         transfer_address: address,
+        channels: config.channels,
     })?;
     engine.start();
 

@@ -16,7 +16,7 @@ use crate::outcome::Report;
 use crate::ticket::Ticket;
 
 /// Protocol name in the TLS handshake; its digit is the protocol's version.
-pub const ALPN: &[u8] = b"pressrun-control/1";
+pub const ALPN: &[u8] = b"pressrun-control/2";
 
 /// Largest object that rides inside its notification, in bytes.
 pub const INLINE_BYTES_MAX: usize = 8192;
@@ -117,6 +117,15 @@ pub enum ToCcm {
         /// Why.
         reason: String,
     },
+    /// A member's kernel dropped frames of the multicast session because they were not read in time.
+    Overflow {
+        /// The assignment that the session carries.
+        assignment: AssignmentNumber,
+        /// The member.
+        server: ServerId,
+        /// How many frames.
+        frames: u64,
+    },
 }
 
 /// From the CCM to the leader.
@@ -140,4 +149,9 @@ pub enum ToLeader {
     Pong,
     /// Report the segment in full.
     ReportSegment,
+    /// Move the segment to another control channel.
+    MoveControl {
+        /// Group address and port.
+        to: SocketAddr,
+    },
 }

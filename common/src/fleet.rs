@@ -31,6 +31,9 @@ pub struct MemberInfo {
     pub software: String,
     /// Location given by its administrator; empty when none.
     pub location: String,
+    /// Longest packet that its interface on the segment carries, in bytes; `None` when the system does not
+    /// say.
+    pub mtu: Option<u32>,
 }
 
 /// A segment, complete: it replaces whatever was reported before for the same or an older epoch.

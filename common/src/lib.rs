@@ -2,7 +2,7 @@
 //!
 //! In reading order: who and what things are called ([`ids`], [`path`]), what a tree of content is
 //! ([`digest`], [`manifest`], [`exclude`]), what is ordered to be done with it ([`assignment`]),
-//! why it is believed ([`keys`], [`credential`], [`ticket`]), who takes part ([`fleet`]), what
+//! why it is believed ([`keys`], [`credential`], [`ticket`]), who takes part ([`fleet`]), where data travels on a segment ([`channel`]), what
 //! came of it ([`outcome`]), how the parts talk ([`control`], [`framing`]), and how things are printed
 //! ([`errors`], [`hex`]).
 //!
@@ -10,6 +10,7 @@
 //! are made.
 
 pub mod assignment;
+pub mod channel;
 pub mod control;
 pub mod credential;
 pub mod decline;

@@ -3,6 +3,8 @@
 //! It travels ahead of the object: leaders and members take nothing into their spool that no ticket
 //! announces, and every byte that arrives is held against the ticket's object digest.
 
+use std::net::SocketAddr;
+
 use serde::{Deserialize, Serialize};
 
 use crate::digest::Digest;
@@ -32,8 +34,10 @@ pub struct Ticket {
     pub targets: Vec<ServerId>,
     /// Worth nothing after this.
     pub expires: WallTime,
+    /// The data channel of its content group: group address and port. `None`: the segment's own.
+    pub channel: Option<SocketAddr>,
 }
 
 impl Statement for Ticket {
-    const DOMAIN: &'static str = "pressrun ticket 1";
+    const DOMAIN: &'static str = "pressrun ticket 2";
 }

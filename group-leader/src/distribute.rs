@@ -187,6 +187,13 @@ impl Distribution {
         self.sender.available(bytes, now);
     }
 
+    /// Holds the data back until the members have joined its channel. To be said right after
+    /// [`Distribution::start`], and not where the members are asked first.
+    #[must_use]
+    pub fn once_joined(self) -> Self {
+        Self { sender: self.sender.once_joined(), ..self }
+    }
+
     /// A member's report.
     pub fn status(&mut self, from: ServerId, status: &Status, now: Timestamp) {
         if let Err(error) = self.sender.handle_status(from, status, now) {
@@ -282,12 +289,29 @@ impl Distribution {
         }
     }
 
+    /// The rate at which the session would send by itself; 0 while it has nothing to send.
+    #[must_use]
+    pub fn wanted_bytes_per_sec(&self) -> u64 {
+        self.sender.wanted_bytes_per_sec()
+    }
+
+    /// What other sessions leave to this one from here on, in bytes per second on the wire.
+    pub fn set_share(&mut self, bytes_per_sec: Option<u64>, now: Timestamp) {
+        self.sender.set_share(bytes_per_sec, now);
+    }
+
     /// When [`Distribution::timeout`] is due, and then [`Distribution::send_frames`].
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Timestamp> {
         let at = self.sender.poll_timeout()?;
         // Frames that are due do not go out sooner for being asked after a full socket again.
         Some(self.full_at.map_or(at, |full_at| at.max(full_at + FULL_PAUSE)))
+    }
+
+    /// Length of its symbols.
+    #[must_use]
+    pub fn symbol_bytes(&self) -> u16 {
+        self.symbol_bytes
     }
 
     /// Whether the session is over.
@@ -307,7 +331,7 @@ impl Distribution {
 #[must_use]
 pub fn is_for_leader(message: &Message) -> bool {
     match message {
-        Message::Status(_) | Message::Decline { .. } => true,
+        Message::Status(_) | Message::Decline { .. } | Message::Overflow { .. } => true,
         Message::Announce { .. } | Message::Poll(_) | Message::Close { .. } | Message::Plan { .. } => false,
     }
 }
@@ -383,6 +407,7 @@ mod tests {
             chunk_bytes: 65_536,
             targets: vec![ServerId([2; 16])],
             expires: common::time::WallTime(u64::MAX),
+            channel: None,
         };
         let key = PublishKey { epoch: 1, key: SecretKey::from_bytes(&[1; 32]) };
         let ticket = Signed::sign(&ticket, &key);

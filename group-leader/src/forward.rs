@@ -249,6 +249,7 @@ mod tests {
             chunk_bytes: 65_536,
             targets: vec![],
             expires: WallTime(10),
+            channel: None,
         };
         let inline = inline.then(|| content.to_vec());
         Notification { ticket: Signed::sign(&ticket, &key()), inline, source: source(), last }

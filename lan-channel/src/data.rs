@@ -11,6 +11,7 @@
 
 use std::io::{self, IoSliceMut};
 use std::net::SocketAddr;
+use std::task::{Context, Poll};
 
 use quinn_udp::{RecvMeta, Transmit, UdpSocketState};
 use tokio::io::Interest;
@@ -50,7 +51,7 @@ pub struct DataSender {
 }
 
 impl DataSender {
-    /// Sends to this address by this socket.
+    /// Sends to this address by this socket, if nothing else is said.
     ///
     /// # Errors
     /// When the socket refuses an option that sending by the batch needs.
@@ -67,9 +68,15 @@ impl DataSender {
         self.socket.writable().await
     }
 
-    fn try_send(&self, frames: &[u8], frame_bytes: usize) -> io::Result<()> {
+    /// The sending end towards this channel.
+    #[must_use]
+    pub fn to(&self, channel: SocketAddr) -> DataSink<'_> {
+        DataSink { sender: self, to: channel }
+    }
+
+    fn try_send(&self, to: SocketAddr, frames: &[u8], frame_bytes: usize) -> io::Result<()> {
         let transmit = Transmit {
-            destination: self.to,
+            destination: to,
             ecn: None,
             contents: frames,
             segment_size: Some(frame_bytes).filter(|bytes| *bytes < frames.len()),
@@ -79,13 +86,30 @@ impl DataSender {
     }
 }
 
+/// The sending end as one session uses it.
+#[derive(Debug, Clone, Copy)]
+pub struct DataSink<'a> {
+    sender: &'a DataSender,
+    to: SocketAddr,
+}
+
 impl FrameSink for &DataSender {
     fn frames_max(&self, frame_bytes: usize) -> usize {
-        self.state.max_gso_segments().min(PIECE_BYTES_MAX / frame_bytes.max(1)).max(1)
+        self.to(self.to).frames_max(frame_bytes)
     }
 
     fn offer(&mut self, frames: &[u8], frame_bytes: usize) -> Taken {
-        match self.try_send(frames, frame_bytes) {
+        self.to(self.to).offer(frames, frame_bytes)
+    }
+}
+
+impl FrameSink for DataSink<'_> {
+    fn frames_max(&self, frame_bytes: usize) -> usize {
+        self.sender.state.max_gso_segments().min(PIECE_BYTES_MAX / frame_bytes.max(1)).max(1)
+    }
+
+    fn offer(&mut self, frames: &[u8], frame_bytes: usize) -> Taken {
+        match self.sender.try_send(self.to, frames, frame_bytes) {
             Ok(()) => Taken::Yes,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Taken::Full,
             Err(error) => {
@@ -104,6 +128,7 @@ pub struct DataReceiver {
     socket: UdpSocket,
     state: UdpSocketState,
     inode: u64,
+    buffer_bytes: usize,
 }
 
 /// Room for the frames of one system call. One per task that receives.
@@ -126,14 +151,20 @@ impl Default for FrameBatch {
 }
 
 impl DataReceiver {
-    /// Receives by this socket.
+    /// Receives by this socket, whose buffer is so large.
     ///
     /// # Errors
     /// When the socket refuses an option that receiving by the batch needs.
-    pub fn new(socket: UdpSocket) -> io::Result<Self> {
+    pub fn new(socket: UdpSocket, buffer_bytes: usize) -> io::Result<Self> {
         let state = UdpSocketState::new((&socket).into())?;
         let inode = rustix::fs::fstat(&socket)?.st_ino;
-        Ok(Self { socket, state, inode })
+        Ok(Self { socket, state, inode, buffer_bytes })
+    }
+
+    /// What the kernel really gave as receive buffer, in bytes of datagrams.
+    #[must_use]
+    pub fn buffer_bytes(&self) -> usize {
+        self.buffer_bytes
     }
 
     /// Waits until a frame is here.
@@ -142,6 +173,14 @@ impl DataReceiver {
     /// When the socket cannot be waited for.
     pub async fn readable(&self) -> io::Result<()> {
         self.socket.readable().await
+    }
+
+    /// As [`DataReceiver::readable`], for who waits for several.
+    ///
+    /// # Errors
+    /// When the socket cannot be waited for.
+    pub fn poll_readable(&self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.socket.poll_recv_ready(context)
     }
 
     /// Takes what has arrived, as much as one call gives, whether the reactor knows of it or not.
@@ -185,7 +224,8 @@ impl DataReceiver {
     /// does not say.
     #[must_use]
     pub fn overflows(&self) -> Option<u64> {
-        overflows_in(&std::fs::read_to_string("/proc/thread-self/net/udp").ok()?, self.inode)
+        let version = if self.socket.local_addr().ok()?.is_ipv4() { "udp" } else { "udp6" };
+        overflows_in(&std::fs::read_to_string(format!("/proc/thread-self/net/{version}")).ok()?, self.inode)
     }
 }
 
@@ -210,7 +250,7 @@ mod tests {
         let receive = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("binds");
         let to = receive.local_addr().expect("bound");
         let send = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("binds");
-        (DataSender::new(send, to).expect("a sender"), DataReceiver::new(receive).expect("a receiver"))
+        (DataSender::new(send, to).expect("a sender"), DataReceiver::new(receive, 0).expect("a receiver"))
     }
 
     #[tokio::test]

@@ -11,14 +11,16 @@
 //! Tags are keyed BLAKE3 under the segment's group key over all before them. Nothing here keeps a
 //! datagram from being heard twice: what is said is worth nothing the second time.
 
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
+use common::channel::over_ipv6;
 use common::credential::Credential;
 use common::ids::{ClusterId, SegmentName, ServerId};
 use common::keys::{PublishKeys, SecretKey, Signature, Signed};
 use common::time::WallTime;
 
 use crate::envelope::{DATAGRAM_BYTES_MAX, Dropped, SegmentKey};
+use crate::interface::Family;
 use crate::sockets::ChannelAddresses;
 
 const DATAGRAM: u8 = 0xd0;
@@ -37,9 +39,14 @@ pub fn is_of_doctor(datagram: &[u8]) -> bool {
 /// A group that nobody has joined yet: for test frames that a switch forwards though it has forgotten who
 /// is in the others.
 #[must_use]
-pub fn fresh_group(check: u64, addresses: ChannelAddresses) -> SocketAddrV4 {
+pub fn fresh_group(check: u64, addresses: ChannelAddresses) -> SocketAddr {
     let [a, b, c, ..] = check.to_le_bytes();
-    SocketAddrV4::new(Ipv4Addr::new(239, 192 + (a & 3), b, c.clamp(1, 254)), addresses.data.port())
+    let group = Ipv4Addr::new(239, 192 + (a & 3), b, c.clamp(1, 254));
+    let group = match addresses.family() {
+        Family::Ipv4 => IpAddr::V4(group),
+        Family::Ipv6 => IpAddr::V6(over_ipv6(group)),
+    };
+    SocketAddr::new(group, addresses.data.port())
 }
 
 /// Seals and opens what a doctor and agents say to each other.

@@ -4,13 +4,17 @@
 //! believed by the sender's own signature and credential ([`envelope`]). Data frames are sealed
 //! with a key of their session ([`frames`]) and travel by the batch ([`data`]). What `pressrun doctor` says
 //! is kept apart from both ([`doctor`]). Addresses follow from
-//! cluster and segment ([`sockets`]).
+//! cluster and segment, over IPv4 or IPv6 ([`interface`], [`sockets`], [`port`]); the data channels of content
+//! groups are joined and left as sessions need them ([`joined`]); the control channel may be moved ([`control`]).
 //!
 //! Absences: no rule of a protocol lives here; nothing here knows what a message means.
 
+pub mod control;
 pub mod data;
 pub mod doctor;
 pub mod envelope;
 pub mod frames;
+pub mod interface;
+pub mod joined;
 pub mod port;
 pub mod sockets;

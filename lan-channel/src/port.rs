@@ -1,9 +1,9 @@
 //! How a server's sockets on its segment are opened: at which port it is spoken to, and whether it
 //! listens to multicast at all.
 
-use std::net::SocketAddrV4;
+use std::net::SocketAddr;
 
-use crate::sockets::ChannelAddresses;
+use crate::sockets::{ChannelAddresses, TTL_DEFAULT};
 
 /// The port at which a server hears what is said to it alone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -30,9 +30,22 @@ impl ControlPort {
     }
 }
 
-fn derived(control: SocketAddrV4) -> u16 {
+fn derived(control: SocketAddr) -> u16 {
     // The next one is that of the data channel.
     control.port().saturating_add(2)
+}
+
+/// Which of the segment's own groups a server joins with its sockets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Hears {
+    /// Control and data channel.
+    #[default]
+    All,
+    /// The data channel: the control channel may be moved, and is listened to by
+    /// [`ControlChannels`](crate::control::ControlChannels).
+    Data,
+    /// None. Joining is itself said by multicast, so a server that is to send none does not.
+    Nothing,
 }
 
 /// What a server wants of its sockets.
@@ -40,14 +53,15 @@ fn derived(control: SocketAddrV4) -> u16 {
 pub struct Wishes {
     /// Where it is spoken to.
     pub port: ControlPort,
-    /// Whether it joins the segment's groups. Joining is itself said by multicast, so a server that is to
-    /// send none does not.
-    pub multicast: bool,
+    /// What it listens to.
+    pub hears: Hears,
+    /// How many links what is multicast may cross.
+    pub ttl: u32,
 }
 
 impl Default for Wishes {
     fn default() -> Self {
-        Self { port: ControlPort::default(), multicast: true }
+        Self { port: ControlPort::default(), hears: Hears::default(), ttl: TTL_DEFAULT }
     }
 }
 
@@ -56,7 +70,12 @@ mod tests {
     use common::ids::ClusterId;
 
     use super::*;
+    use crate::interface::{Attachment, Family};
     use crate::sockets::Channels;
+
+    fn loopback() -> Attachment {
+        Attachment::find("lo", Family::Ipv4).expect("there is a loopback")
+    }
 
     fn addresses() -> ChannelAddresses {
         ChannelAddresses::of(ClusterId::random(), &"s1".parse().expect("good"))
@@ -79,19 +98,22 @@ mod tests {
         let port_of = |channels: &Channels| channels.control_unicast.local_addr().expect("bound").port();
         assert_eq!(port_of(&one), port);
         assert_ne!(port_of(&other), port);
-        let wishes = Wishes { port: ControlPort::Fixed(port), multicast: true };
-        assert!(Channels::join_with("lo", addresses, wishes).is_err(), "it is taken");
+        let wishes = Wishes { port: ControlPort::Fixed(port), ..Wishes::default() };
+        assert!(Channels::join_with(loopback(), addresses, wishes).is_err(), "it is taken");
     }
 
     #[tokio::test]
     async fn without_multicast_what_is_said_to_the_group_is_not_heard() {
         let addresses = addresses();
-        let deaf = Channels::join_with("lo", addresses, Wishes { multicast: false, ..Wishes::default() });
-        let deaf = deaf.expect("joins");
+        let deaf = [Hears::Data, Hears::Nothing].map(|hears| {
+            Channels::join_with(loopback(), addresses, Wishes { hears, ..Wishes::default() }).expect("joins")
+        });
         let hears = Channels::join("lo", addresses).expect("joins");
         hears.control_unicast.send_to(b"hello", addresses.control).await.expect("sends");
         let mut buffer = [0; 16];
         hears.control_multicast.recv_from(&mut buffer).await.expect("hears");
-        assert!(deaf.control_multicast.try_recv_from(&mut buffer).is_err());
+        for deaf in deaf {
+            assert!(deaf.control_multicast.try_recv_from(&mut buffer).is_err());
+        }
     }
 }

@@ -15,5 +15,6 @@ pub mod message;
 pub mod participant;
 pub mod reach;
 pub mod registration;
+pub mod relocation;
 pub mod reports;
 pub mod session;

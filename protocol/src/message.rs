@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{direct, election, reach, registration, reports, session};
+use crate::{direct, election, reach, registration, relocation, reports, session};
 
 /// A message of one of the protocols. Grows at the end only.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -25,4 +25,6 @@ pub enum Control {
     Reach(reach::Message),
     /// Objects for who does not.
     Direct(direct::Message),
+    /// Where the control channel is.
+    Relocation(relocation::Message),
 }

@@ -222,7 +222,7 @@ impl Participant {
                 Ok(office.map_or(Ok(()), |office| office.registrar.handle_message(from, message, now))?)
             }
             Control::Reports(message) => Ok(self.hear_reports(from, message, now)?),
-            Control::Session { .. } | Control::Reach(_) | Control::Direct(_) => Ok(()),
+            Control::Session { .. } | Control::Reach(_) | Control::Direct(_) | Control::Relocation(_) => Ok(()),
         }
     }
 

@@ -4,6 +4,7 @@ use std::io::{self, Write as _};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use ccm::engine::channels::ChannelRange;
 use ccm::server::{Config, Ready};
 use serde_json::json;
 
@@ -22,6 +23,9 @@ pub(crate) struct Args {
     /// Address of the console without TLS; loopback only
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7480")]
     console: SocketAddr,
+    /// Where the data channels of content groups are taken from
+    #[arg(long, value_name = "RANGE", default_value = "239.192.0.0/14")]
+    channels: ChannelRange,
     /// Say where it listens as one line of JSON
     #[arg(long)]
     pub(crate) json: bool,
@@ -59,7 +63,7 @@ pub(super) async fn run(args: Args) -> Result<Exit, CommandError> {
     start_log();
     let stop = stop::requested(args.stop_with_stdin).map_err(CcmCommandError::Signals)?;
     let json = args.json;
-    let config = Config { data: args.data, listen: args.listen, console: args.console };
+    let config = Config { data: args.data, listen: args.listen, console: args.console, channels: args.channels };
     let data = config.data.clone();
     ccm::server::serve(config, |ready| announce(ready, json), stop)
         .await

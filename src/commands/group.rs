@@ -1,5 +1,7 @@
 //! Content groups.
 
+use std::net::SocketAddr;
+
 use common::ids::{GroupName, SegmentName, ServerName, SiteName};
 use serde_json::json;
 
@@ -29,6 +31,9 @@ pub(crate) enum Action {
         /// All servers, those of the future included
         #[arg(long)]
         all: bool,
+        /// Its data channel, as 239.192.1.2:30000; left out, the first publish chooses one
+        #[arg(long, value_name = "ADDRESS:PORT", value_parser = common::channel::parse)]
+        channel: Option<SocketAddr>,
     },
     /// List content groups
     List {
@@ -49,8 +54,10 @@ pub(crate) enum Action {
 pub(super) async fn run(args: Args) -> Result<Exit, CommandError> {
     let session = Session::open(&args.client).await?;
     match args.action {
-        Action::Create { name, site, servers, segment, all } => {
-            let body = json!({ "name": name, "site": site, "servers": servers, "segment": segment, "all": all });
+        Action::Create { name, site, servers, segment, all, channel } => {
+            let body = json!({
+                "name": name, "site": site, "servers": servers, "segment": segment, "all": all, "channel": channel,
+            });
             let answer = session.client.post("/groups", &body).await?;
             session.show(&answer, |group: Group| {
                 let servers = or_dash(Some(&group.servers.join(", ")));
@@ -60,12 +67,13 @@ pub(super) async fn run(args: Args) -> Result<Exit, CommandError> {
         Action::List { site } => {
             let path = site.map_or_else(|| "/groups".to_owned(), |site| format!("/groups?site={site}"));
             let answer = session.client.get(&path).await?;
-            let titles = ["SITE", "GROUP", "VERSION", "PUBLISHED (UTC)", "SERVERS"];
+            let titles = ["SITE", "GROUP", "VERSION", "PUBLISHED (UTC)", "CHANNEL", "SERVERS"];
             let none = "There are no content groups. A site without one publishes to all servers.";
             session.show_list(&answer, &titles, none, |group: Group| {
                 let published = group.published.as_deref().map_or_else(|| "-".to_owned(), time);
                 let live = version(group.version.as_deref());
-                vec![group.site, group.name, live, published, group.servers.join(", ")]
+                let channel = or_dash(group.channel.as_deref());
+                vec![group.site, group.name, live, published, channel, group.servers.join(", ")]
             })
         }
         Action::Delete { name, site } => {

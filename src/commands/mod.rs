@@ -14,6 +14,7 @@ mod rollback;
 mod run;
 mod runs;
 mod schedule;
+mod segment;
 mod segments;
 mod server;
 mod servers;
@@ -83,6 +84,8 @@ pub(crate) enum Command {
     Server(server::Args),
     /// List the network segments
     Segments(segments::Args),
+    /// Move a network segment to another control channel
+    Segment(segment::Args),
     /// Show the whole cluster in a few lines
     Status(status::Args),
     /// Follow what happens, until stopped
@@ -110,6 +113,7 @@ impl Command {
             Self::Schedule(args) => args.client.json,
             Self::Servers(args) => args.client.json,
             Self::Server(args) => args.client.json,
+            Self::Segment(args) => args.client.json,
             Self::Segments(args) => args.client.json,
             Self::Status(args) => args.client.json,
             Self::Events(args) => args.client.json,
@@ -150,6 +154,7 @@ pub(crate) async fn run(command: Command) -> Result<Exit, CommandError> {
         Command::Servers(args) => servers::run(args).await,
         Command::Server(args) => server::run(args).await,
         Command::Segments(args) => segments::run(args).await,
+        Command::Segment(args) => segment::run(args).await,
         Command::Status(args) => status::run(args).await,
         Command::Events(args) => events::run(args).await,
     }

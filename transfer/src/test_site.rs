@@ -42,6 +42,7 @@ pub(crate) fn ticket(bytes: &[u8]) -> Ticket {
         chunk_bytes: chunk_bytes_for(length),
         targets: Vec::new(),
         expires: WallTime(u64::MAX),
+        channel: None,
     }
 }
 

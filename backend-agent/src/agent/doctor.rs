@@ -41,7 +41,7 @@ impl Agent {
                     tracing::info!(asker = %sender.name, frames, "multicasts test frames");
                     let addresses = self.channels.addresses;
                     let group = if fresh { fresh_group(check, addresses) } else { addresses.data };
-                    self.burst(asker, check, SocketAddr::V4(group), (frames, frame_bytes));
+                    self.burst(asker, check, group, (frames, frame_bytes));
                 }
             }
         }

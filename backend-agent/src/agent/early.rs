@@ -64,8 +64,9 @@ impl Agent {
             return;
         }
         let targets = ticket.targets.iter().copied().filter(|target| *target != own);
-        let active =
-            Active { early: Some(early), ..Active::new(Audience::new(targets, known), signed, ticket.clone(), now) };
+        let audience = Audience::new(targets, known);
+        let channel = self.channels.addresses.data;
+        let active = Active { early: Some(early), ..Active::new(audience, signed, ticket.clone(), channel, now) };
         leading.active.insert(object, active);
         self.serve_audience(object);
     }

@@ -15,6 +15,7 @@ pub(super) fn info(
     config: &Config,
     identity: &Identity,
     transfer_address: SocketAddr,
+    mtu: Option<u32>,
     sites: Vec<SiteState>,
 ) -> MemberInfo {
     MemberInfo {
@@ -28,6 +29,7 @@ pub(super) fn info(
         load_percent: load_percent(),
         software: env!("CARGO_PKG_VERSION").to_owned(),
         location: config.location.clone(),
+        mtu,
     }
 }
 

@@ -2,6 +2,7 @@
 //! forward, distribute.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::ops::Bound;
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,7 +22,10 @@ use group_leader::forward::{Action, Forward};
 use group_leader::uplink::{self, Connect, Uplink};
 use lan_channel::envelope::SegmentKey;
 use protocol::direct::{self, Offers};
-use protocol::session::{Announcement, Geometry, SYMBOL_BYTES, SenderOutput, Status};
+use protocol::session::shares::fair_shares;
+use protocol::session::{
+    Announcement, Failure, Geometry, SYMBOL_BYTES, SenderConfig, SenderOutput, Status, channel_of, symbol_bytes_for,
+};
 use tokio::sync::mpsc;
 use transfer::tls::Peer;
 
@@ -44,6 +48,8 @@ pub(super) struct Active {
     pub(super) ticket: Ticket,
     pub(super) audience: Audience,
     pub(super) session: Option<(u32, Distribution)>,
+    /// Where the session's frames go.
+    pub(super) channel: SocketAddr,
     /// For those who do not hear multicast.
     pub(super) offers: Offers,
     /// As long as the object is still on its way to this server.
@@ -52,8 +58,16 @@ pub(super) struct Active {
 }
 
 impl Active {
-    pub(super) fn new(audience: Audience, signed: Signed<Ticket>, ticket: Ticket, now: Timestamp) -> Self {
-        Self { signed, ticket, audience, session: None, offers: Offers::default(), early: None, progress_at: now }
+    /// Not served yet, and on the segment's own data channel until a session has another.
+    pub(super) fn new(
+        audience: Audience,
+        signed: Signed<Ticket>,
+        ticket: Ticket,
+        channel: SocketAddr,
+        now: Timestamp,
+    ) -> Self {
+        let offers = Offers::default();
+        Self { signed, ticket, audience, session: None, channel, offers, early: None, progress_at: now }
     }
 }
 
@@ -73,6 +87,11 @@ pub(super) struct Leading {
     ask_again_at: Timestamp,
     /// The object whose frames filled the socket last.
     last_sent: Digest,
+    /// What all sessions together may send, in bytes per second on the wire.
+    rate_max: Option<u64>,
+    /// A member could not be served with symbols longer than the default: something between does not carry
+    /// what all interfaces do.
+    jumbo_failed: bool,
 }
 
 /// How the uplink reaches the CCM.
@@ -116,6 +135,8 @@ impl Leading {
             ask_again: lan.ask_again,
             ask_again_at: now + lan.ask_again,
             last_sent: Digest([0; 32]),
+            jumbo_failed: false,
+            rate_max: lan.sender.rate.rate_bytes_per_sec_max,
         }
     }
 
@@ -165,6 +186,49 @@ impl Leading {
         if let Some(distribution) = self.session(session) {
             distribution.decline(from, now);
         }
+    }
+
+    /// A member was not served. If nothing reached it with long symbols, shorter ones are tried from here on.
+    fn note_failure(&mut self, object: Digest, failure: &Failure) {
+        let is_deaf = match failure {
+            Failure::Fruitless | Failure::Stalled | Failure::Straggling => true,
+            Failure::Silent | Failure::Declined | Failure::Gone | Failure::Exhausted => false,
+        };
+        let session = self.active.get(&object).and_then(|active| active.session.as_ref());
+        let is_long = session.is_some_and(|(_, distribution)| distribution.symbol_bytes() > SYMBOL_BYTES);
+        if is_deaf && is_long && !self.jumbo_failed {
+            tracing::warn!("something on the segment does not carry the long frames that all interfaces do");
+            self.jumbo_failed = true;
+        }
+    }
+
+    /// A member's kernel dropped frames of a session: an administrator should know.
+    pub(super) fn overflow(&mut self, server: ServerId, session: u32, frames: u64) {
+        let of_session = |active: &&Active| active.session.as_ref().is_some_and(|(number, _)| *number == session);
+        let Some(active) = self.active.values().find(of_session) else { return };
+        tracing::warn!(%server, assignment = %active.ticket.assignment, frames, "a member's kernel dropped frames");
+        self.uplink.say(ToCcm::Overflow { assignment: active.ticket.assignment, server, frames });
+    }
+
+    /// Divides what may be sent among the sessions that have something to send.
+    fn share_rate(&mut self, now: Timestamp) {
+        let Some(total) = self.rate_max else { return };
+        let sessions = self.active.values_mut().filter_map(|active| active.session.as_mut());
+        let mut sending: Vec<&mut Distribution> =
+            sessions.map(|(_, distribution)| distribution).filter(|it| it.wanted_bytes_per_sec() > 0).collect();
+        let wants: Vec<u64> = sending.iter().map(|distribution| distribution.wanted_bytes_per_sec()).collect();
+        for (distribution, share) in sending.iter_mut().zip(fair_shares(total, &wants)) {
+            distribution.set_share(Some(share), now);
+        }
+    }
+
+    /// How a new session begins: beside others, with a share of the rate at the start.
+    fn sender_config(&self, config: &SenderConfig) -> SenderConfig {
+        let others = self.active.values().filter_map(|active| active.session.as_ref());
+        let sending = others.filter(|(_, distribution)| distribution.wanted_bytes_per_sec() > 0).count() as u64;
+        let mut config = config.clone();
+        config.rate.rate_bytes_per_sec /= sending + 1;
+        config
     }
 
     /// All objects; those after the one that filled the socket last come first, so that none keeps it
@@ -268,6 +332,7 @@ impl Agent {
                     leading.forward.drop_object(object);
                 }
                 ToLeader::Pong => {}
+                ToLeader::MoveControl { to } => self.order_move(to),
                 ToLeader::ReportSegment => leading.report_segment(now),
             },
         }
@@ -345,10 +410,11 @@ impl Agent {
         if let Some(leading) = &mut self.leading {
             let reported = self.part.reports();
             let targets = ticket.targets.iter().copied().filter(|target| *target != own);
+            let channel = self.channels.addresses.data;
             let active = leading
                 .active
                 .entry(object)
-                .or_insert_with(|| Active::new(Audience::new(targets, known), signed, ticket.clone(), now));
+                .or_insert_with(|| Active::new(Audience::new(targets, known), signed, ticket.clone(), channel, now));
             active.early = None;
             if let Some((_, distribution)) = &mut active.session {
                 distribution.available(ticket.length, now);
@@ -381,6 +447,7 @@ impl Agent {
     pub(super) fn serve_audience(&mut self, object: Digest) {
         let now = self.clock.now();
         let Some(leading) = &mut self.leading else { return };
+        let config = leading.sender_config(&self.config.lan.sender);
         let Some(active) = leading.active.get_mut(&object) else { return };
         let Change { join, gone, asks_first } =
             active.audience.members(leading.members.iter().map(|member| member.server));
@@ -415,7 +482,12 @@ impl Agent {
                 return;
             }
         };
-        let geometry = match Geometry::new(active.ticket.length, SYMBOL_BYTES) {
+        let symbol_bytes = if leading.jumbo_failed {
+            SYMBOL_BYTES
+        } else {
+            symbol_bytes_for(leading.members.iter().map(|member| member.mtu))
+        };
+        let geometry = match Geometry::new(active.ticket.length, symbol_bytes) {
             Ok(geometry) => geometry,
             Err(error) => {
                 tracing::error!(%object, %error, "an object cannot be distributed");
@@ -431,21 +503,21 @@ impl Agent {
             ticket: active.signed.clone(),
             table_bytes: 0,
         };
-        let distribution = Distribution::start(
-            self.config.lan.sender.clone(),
-            announcement,
-            geometry,
-            file,
-            leading.server,
-            &leading.segment_key,
-            &join,
-            now,
-        );
+        let distribution =
+            Distribution::start(config, announcement, geometry, file, leading.server, &leading.segment_key, &join, now);
+        let addresses = self.channels.addresses;
+        active.channel = addresses.data_for(channel_of(&active.ticket));
         let distribution = match &active.early {
             Some(early) => distribution.so_far(early.whole_bytes),
             None => distribution,
         };
-        let distribution = if asks_first { distribution.asking_first() } else { distribution };
+        let distribution = if asks_first {
+            distribution.asking_first()
+        } else if active.channel == addresses.data {
+            distribution
+        } else {
+            distribution.once_joined()
+        };
         active.progress_at = now + PROGRESS_INTERVAL;
         active.session = Some((session, distribution));
     }
@@ -519,6 +591,9 @@ impl Agent {
                 if let Some(active) = active {
                     active.audience.failed(server);
                 }
+                if let Some(leading) = &mut self.leading {
+                    leading.note_failure(object, &failure);
+                }
             }
             SenderOutput::Finished(stats) => {
                 if let Some(active) = active {
@@ -536,11 +611,12 @@ impl Agent {
     pub(super) fn send_frames(&mut self) -> Next {
         let now = self.clock.now();
         let Some(leading) = &mut self.leading else { return Next::WhenDue };
+        leading.share_rate(now);
         let mut next = Next::WhenDue;
         for object in leading.in_turn() {
             let Some(active) = leading.active.get_mut(&object) else { continue };
             let Some((_, distribution)) = &mut active.session else { continue };
-            match distribution.send_frames(now, &self.channels.data_send) {
+            match distribution.send_frames(now, self.channels.data_send.to(active.channel)) {
                 Next::WhenDue => {}
                 Next::Soon => next = Next::Soon,
                 Next::WhenWritable => {

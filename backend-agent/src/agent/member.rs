@@ -1,5 +1,6 @@
 //! What every server does: take part in the election, register, receive, apply, report.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -49,7 +50,9 @@ pub(super) fn boot_number(data: &Path, chance: u64) -> Result<u64, IdentityError
 }
 
 impl Agent {
-    pub(super) fn read_control(&mut self, socket: &UdpSocket, way: Way, buffer: &mut [u8]) {
+    /// Reads what waits on a socket: of this channel, or what is said to this server alone.
+    pub(super) fn read_control(&mut self, socket: &UdpSocket, channel: Option<SocketAddr>, buffer: &mut [u8]) {
+        let way = if channel.is_some() { Way::Multicast } else { Way::Unicast };
         for _ in 0..DATAGRAMS_PER_TURN {
             let Ok((length, from)) = socket.try_recv_from(buffer) else { return };
             if is_of_doctor(&buffer[..length]) {
@@ -74,7 +77,11 @@ impl Agent {
             // What was sent before this message is heard before it: data has a socket of its own, and
             // a question about frames that lie there unread would be answered with "missing".
             self.drain_data();
+            let server = opened.sender.server;
             self.control(&opened.sender, from, way, message);
+            if let Some(channel) = channel {
+                self.moves.heard_leader_on(server, channel);
+            }
             self.pump();
         }
     }
@@ -82,10 +89,11 @@ impl Agent {
     /// Takes every frame that has arrived, whether the reactor knows of it or not.
     pub(super) fn drain_data(&mut self) {
         let now = self.clock.now();
-        let Self { channels, batch, receptions, .. } = self;
+        let Self { channels, joined, batch, receptions, .. } = self;
         let mut taken = 0;
         while taken < FRAMES_PER_DRAIN {
-            match channels.data_receive.take(batch, |frame| receptions.frame(frame, now)) {
+            let own = channels.data_receive.take(batch, |frame| receptions.frame(frame, now));
+            match own + joined.take(batch, |frame| receptions.frame(frame, now)) {
                 0 => break,
                 frames => taken += frames,
             }
@@ -95,17 +103,29 @@ impl Agent {
         }
     }
 
-    /// Says when the kernel had to drop frames since this was last asked.
+    /// Looks at how many frames the kernel had to drop, and says when there are more than the last time.
     pub(super) fn watch_overflows(&mut self) {
-        let Some(overflows) = self.channels.data_receive.overflows() else { return };
+        let Some(own) = self.channels.data_receive.overflows() else { return };
+        let overflows = own + self.joined.overflows();
         if overflows > self.overflows {
             tracing::warn!(
                 frames = overflows - self.overflows,
                 buffer_bytes = self.channels.data_buffer_bytes,
-                "the kernel dropped frames because this server did not read them in time"
+                "the kernel dropped frames because this server did not read them in time; if that happens often, \
+                 net.core.rmem_max should be raised"
             );
         }
         self.overflows = overflows;
+    }
+
+    /// The leader hears when the kernel dropped frames during a session, while that is under way.
+    fn tell_overflows(&mut self, session: u32, leader: ServerId) {
+        self.watch_overflows();
+        let Some(before) = self.overflows_before.remove(&session) else { return };
+        let frames = self.overflows.saturating_sub(before);
+        if frames > 0 {
+            self.say_session(Some(leader), Message::Overflow { session, frames });
+        }
     }
 
     fn control(&mut self, sender: &Credential, from: SocketAddr, way: Way, message: Control) {
@@ -129,6 +149,9 @@ impl Agent {
             }
             Control::Reach(message) => self.reach.handle_message(server, way, &message, now),
             Control::Direct(message) => self.direct(sender, from, message, now),
+            Control::Relocation(message) => {
+                self.moves.handle_message(server, sender.roles.leader, &message, now);
+            }
             Control::Election(_) | Control::Registration(_) | Control::Reports(_) => {}
         }
     }
@@ -155,6 +178,11 @@ impl Agent {
             Message::Status(status) => {
                 if let Some(leading) = &mut self.leading {
                     leading.status(sender.server, &status, now);
+                }
+            }
+            Message::Overflow { session, frames } => {
+                if let Some(leading) = &mut self.leading {
+                    leading.overflow(sender.server, session, frames);
                 }
             }
             Message::Decline { session, reason } => {
@@ -204,7 +232,11 @@ impl Agent {
         }
         if here {
             self.apply(ticket);
+            return;
         }
+        self.watch_overflows();
+        self.overflows_before.retain(|session, _| self.receptions.knows(*session));
+        self.overflows_before.insert(session, self.overflows);
     }
 
     /// What keeps this server from taking part in anything new, or in this.
@@ -294,8 +326,24 @@ impl Agent {
         }
     }
 
+    /// Listens to the data channels that sessions need, and to no other.
+    fn listen(&mut self) {
+        let Some(wanted) = self.receptions.poll_channels() else { return };
+        let addresses = self.channels.addresses;
+        let channels: BTreeMap<SocketAddr, SocketAddr> =
+            wanted.into_iter().map(|channel| (addresses.data_for(Some(channel)), channel)).collect();
+        let beside = channels.keys().copied().filter(|channel| *channel != addresses.data).collect();
+        for (channel, error) in self.joined.keep(&beside) {
+            tracing::error!(%channel, error = chain(&error), "a data channel cannot be joined");
+            if let Some(named) = channels.get(&channel) {
+                self.receptions.deaf(*named, "its data channel cannot be joined");
+            }
+        }
+    }
+
     pub(super) fn pump_receptions(&mut self) -> bool {
         let mut any = false;
+        self.listen();
         while let Some(event) = self.receptions.poll_event() {
             any = true;
             match event {
@@ -322,6 +370,7 @@ impl Agent {
     pub(super) fn stored(&mut self, session: u32, ticket: Ticket, leader: ServerId, result: Result<(), String>) {
         match result {
             Ok(()) => {
+                self.tell_overflows(session, leader);
                 self.receptions.confirm(session, self.clock.now());
                 self.apply(ticket);
             }
@@ -411,21 +460,27 @@ impl Agent {
                     }
                 }
                 Output::Leads { epoch } => {
+                    self.moves.leads(epoch, now);
                     self.reach.leads(now);
                     self.lead(epoch, now);
                 }
                 Output::Follows { leader, epoch } => {
+                    self.moves.follows(leader, epoch);
                     tracing::info!(%leader, epoch, "follows a group leader");
                     self.reach.follows(leader, now);
                     self.stop_leading();
                 }
                 Output::Leaderless => {
+                    self.moves.leaderless(now);
                     tracing::info!("there is no group leader");
                     self.reach.leaderless(now);
                     self.stop_leading();
                 }
                 Output::Confirmed { leader, epoch } => tracing::debug!(%leader, epoch, "registered"),
-                Output::Members(members) => self.members_changed(members),
+                Output::Members(members) => {
+                    self.moves.members(members.iter().map(|member| member.server), now);
+                    self.members_changed(members);
+                }
                 Output::Reports(heard) => self.heard_reports(heard),
                 Output::SegmentFull { server } => tracing::warn!(%server, "the segment is full"),
                 Output::Unheard(assignment) => {

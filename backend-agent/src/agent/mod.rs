@@ -2,9 +2,9 @@
 //! and brings them their inputs.
 //!
 //! In reading order: [`run`] (start, loop, stop), [`member`] (what every server does), [`leading`]
-//! (what the group leader does besides), [`reaching`] (how what is said reaches the others), [`direct`]
-//! (objects for those who do not hear multicast), [`doctor`] (answers to `pressrun doctor`), [`host`] (what
-//! the machine is).
+//! (what the group leader does besides), [`reaching`] (how what is said reaches the others), [`moving`] (where
+//! the control channel is), [`direct`] (objects for those who do not hear multicast), [`doctor`] (answers to
+//! `pressrun doctor`), [`host`] (what the machine is).
 //!
 //! No rule of a protocol lives here. Reading trees, hashing files and fetching happen elsewhere and
 //! come back as [`Event`]s, so that the loop is never held up.
@@ -15,6 +15,7 @@ mod early;
 mod host;
 mod leading;
 mod member;
+pub(crate) mod moving;
 mod reaching;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -33,16 +34,19 @@ use common::ticket::Ticket;
 use common::time::Timestamp;
 use group_leader::distribute::Next;
 use group_leader::uplink;
+use lan_channel::control::ControlChannels;
 use lan_channel::data::FrameBatch;
 use lan_channel::doctor::DoctorChannel;
 use lan_channel::envelope::{Opener, Sealer};
-use lan_channel::port::Wishes;
+use lan_channel::joined::JoinedChannels;
+use lan_channel::port::{Hears, Wishes};
 use lan_channel::sockets::{ChannelAddresses, Channels};
 use protocol::doctor::Responder;
 use protocol::election::Mode;
 use protocol::participant::{Beginning, Participant};
-use protocol::reach::{Reach, Transport, Way};
+use protocol::reach::{Reach, Transport};
 use protocol::registration::InfoError;
+use protocol::relocation::{self, Places, Relocation};
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot};
 use transfer::fetch::Fetcher;
@@ -163,6 +167,13 @@ pub(crate) struct Agent {
     identity: Identity,
     clock: Clock,
     channels: Arc<Channels>,
+    /// Which control channels are to be listened to.
+    moves: Relocation,
+    controls: ControlChannels,
+    /// Where what is said to all goes.
+    control_channel: SocketAddr,
+    /// Data channels of content groups, while sessions need them.
+    joined: JoinedChannels,
     sealer: Sealer,
     opener: Opener,
     doctor: DoctorChannel,
@@ -179,6 +190,8 @@ pub(crate) struct Agent {
     batch: FrameBatch,
     /// Frames that the kernel has dropped so far.
     overflows: u64,
+    /// How many it had dropped when these sessions began.
+    overflows_before: BTreeMap<u32, u64>,
     worker: Worker,
     /// Where control datagrams of servers come from, and who else there is.
     peers: Peers,
@@ -265,19 +278,18 @@ impl Agent {
     async fn start(config: Config, identity: Identity) -> Result<(Self, Inbox), AgentError> {
         let system = |what| move |source| AgentError::System { what, source };
         let clock = Clock(Instant::now());
-        let interface = match &config.interface {
-            Some(interface) => interface.clone(),
-            None => lan_channel::sockets::default_interface()?.to_string(),
-        };
-        let addresses = ChannelAddresses::of(identity.cluster, &identity.segment);
-        let wishes = Wishes { port: config.lan.port, multicast: config.lan.transport != Transport::Unicast };
-        let channels = Channels::join_with(&interface, addresses, wishes)?;
+        let derived = ChannelAddresses::of(identity.cluster, &identity.segment);
+        let hears_multicast = config.lan.transport != Transport::Unicast;
+        // The control channel, which may be moved, has sockets of its own.
+        let hears = if hears_multicast { Hears::Data } else { Hears::Nothing };
+        let wishes = Wishes { port: config.lan.port, hears, ttl: config.lan.network.ttl };
+        let attachment = config.lan.network.attachment(config.interface.as_deref())?;
+        let channels = Channels::join_with(attachment, config.lan.network.addresses(derived), wishes)?;
         let own_address = channels.control_unicast.local_addr().map_err(system("listening to the segment"))?;
-        let listen = config.listen.unwrap_or_else(|| SocketAddr::from((channels.own, 0)));
+        let listen = config.listen.unwrap_or_else(|| channels.own(0));
         let listener = TcpListener::bind(listen).await.map_err(system("listening for other servers"))?;
         let bound = listener.local_addr().map_err(system("listening for other servers"))?;
-        let transfer_address =
-            if bound.ip().is_unspecified() { SocketAddr::from((channels.own, bound.port())) } else { bound };
+        let transfer_address = if bound.ip().is_unspecified() { channels.own(bound.port()) } else { bound };
 
         let objects = Arc::new(ObjectStore::open(config.data.join("objects"))?);
         objects.clean_partials(LEFT_OVER)?;
@@ -328,7 +340,7 @@ impl Agent {
             Choice::Fixed(leader) => Mode::Fixed { leader: (*leader == identity.name).then_some(identity.server) },
         };
         let beginning = Beginning {
-            info: host::info(&config, &identity, transfer_address, states.clone()),
+            info: host::info(&config, &identity, transfer_address, channels.attachment.mtu(), states.clone()),
             standing: config.lan.standing(),
             mode,
             roster: config.lan.roster.clone(),
@@ -336,6 +348,17 @@ impl Agent {
             boot,
             seed: rand::random(),
         };
+        let places = Places {
+            remembered: moving::remembered(&config.data),
+            configured: config.lan.network.control,
+            derived: derived.in_family(config.lan.network.family).control,
+        };
+        let moves = Relocation::new(identity.server, places, relocation::Config::default(), now);
+        let control_channel = moves.channel();
+        let mut controls = ControlChannels::new(channels.attachment.clone(), hears_multicast);
+        if let Some((_, error)) = controls.keep(&[control_channel].into()).pop() {
+            return Err(error.into());
+        }
         let part = Participant::new(beginning, config.lan.timers.clone(), now)?;
         let mut peers = Peers::new(identity.server, own_address, config.lan.peers.clone());
         peers.load(&config.data);
@@ -361,6 +384,10 @@ impl Agent {
             config,
             identity,
             clock,
+            moves,
+            controls,
+            control_channel,
+            joined: JoinedChannels::new(channels.attachment.clone()),
             channels: Arc::new(channels),
             sealer,
             opener,
@@ -375,6 +402,7 @@ impl Agent {
             receptions,
             batch: FrameBatch::default(),
             overflows: 0,
+            overflows_before: BTreeMap::new(),
             worker,
             peers,
             own_address,
@@ -417,9 +445,10 @@ impl Agent {
                 Some(event) = inbox.events.recv() => self.event(event),
                 Some(event) = inbox.uplink.recv() => self.uplink_event(event),
                 Some(incoming) = inbox.notifications.recv() => self.notified(incoming.notification, Some(incoming.answer)),
-                _ = channels.control_unicast.readable() => self.read_control(&channels.control_unicast, Way::Unicast, &mut buffer),
-                _ = channels.control_multicast.readable() => self.read_control(&channels.control_multicast, Way::Multicast, &mut buffer),
+                _ = channels.control_unicast.readable() => self.read_own(&channels.control_unicast, &mut buffer),
+                _ = self.controls.readable() => self.read_channels(&mut buffer),
                 _ = channels.data_receive.readable() => {}
+                _ = self.joined.readable() => {}
                 _ = channels.data_send.writable(), if next == Next::WhenWritable => {}
                 () = sleep => {}
             }
@@ -440,13 +469,22 @@ impl Agent {
     fn next_timeout(&self) -> Option<Timestamp> {
         let leading = self.leading.as_ref().and_then(Leading::poll_timeout);
         let reach = [self.reach.poll_timeout(), self.roster_at()];
-        let machines = [self.part.poll_timeout(), self.receptions.poll_timeout(), leading, Some(self.host_at)];
+        let machines = [
+            self.part.poll_timeout(),
+            self.moves.poll_timeout(),
+            self.receptions.poll_timeout(),
+            leading,
+            Some(self.host_at),
+        ];
         reach.into_iter().chain(machines).flatten().min()
     }
 
     fn timeouts(&mut self) {
         let now = self.clock.now();
         self.part.handle_timeout(now);
+        if self.moves.poll_timeout().is_some_and(|at| at <= now) {
+            self.moves.handle_timeout(now);
+        }
         if self.receptions.poll_timeout().is_some_and(|at| at <= now) {
             self.receptions.timeout(now);
         }
@@ -466,7 +504,7 @@ impl Agent {
 
     /// Carries out what the machines have put out, until nobody has anything more to say.
     fn pump(&mut self) {
-        while self.pump_part() | self.pump_reach() | self.pump_receptions() | self.pump_leading() {}
+        while self.pump_part() | self.pump_reach() | self.pump_moves() | self.pump_receptions() | self.pump_leading() {}
     }
 
     fn event(&mut self, event: Event) {
@@ -492,7 +530,8 @@ impl Agent {
     }
 
     fn info(&self) -> MemberInfo {
-        host::info(&self.config, &self.identity, self.transfer_address, self.states.clone())
+        let mtu = self.channels.attachment.mtu();
+        host::info(&self.config, &self.identity, self.transfer_address, mtu, self.states.clone())
     }
 
     /// A notification from the CCM, or from another leader who wants an answer.

@@ -32,7 +32,7 @@ impl Agent {
     pub(super) fn say_to_all(&mut self, message: &Control) {
         let datagram = self.seal(None, message);
         if self.reach.transport() != Transport::Unicast {
-            self.put(&datagram, SocketAddr::V4(self.channels.addresses.control));
+            self.put(&datagram, self.control_channel);
         }
         let now = self.clock.now();
         let targets = self.peers.targets();
@@ -47,13 +47,24 @@ impl Agent {
     pub(super) fn multicast(&mut self, message: &Control) {
         if self.reach.transport() != Transport::Unicast {
             let datagram = self.seal(None, message);
-            self.put(&datagram, SocketAddr::V4(self.channels.addresses.control));
+            self.put(&datagram, self.control_channel);
+        }
+    }
+
+    /// Sends to all who are on a control channel: the segment's, or another.
+    pub(super) fn say_on(&mut self, channel: SocketAddr, message: &Control) {
+        if channel == self.control_channel {
+            self.say_to_all(message);
+        } else if self.reach.transport() != Transport::Unicast {
+            // Who does not hear what is multicast is told on the segment's own.
+            let datagram = self.seal(None, message);
+            self.put(&datagram, channel);
         }
     }
 
     /// Sends to one server. One whose address is not known may hear it by multicast.
     pub(super) fn unicast(&mut self, server: ServerId, message: &Control) {
-        let group = SocketAddr::V4(self.channels.addresses.control);
+        let group = self.control_channel;
         let to = match (self.peers.address_of(server), self.reach.transport()) {
             (Some(address), _) => address,
             (None, Transport::Auto | Transport::Multicast) => group,

@@ -7,7 +7,7 @@
 #[cfg(test)]
 mod tests;
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 
 use protocol::reach::Transport;
 use serde::Serialize;
@@ -25,7 +25,7 @@ pub struct Interface {
     /// Its name.
     pub name: String,
     /// Its address.
-    pub address: Ipv4Addr,
+    pub address: IpAddr,
     /// How many bits of the address name its network.
     pub prefix_bits: u8,
     /// Whether it is up.
@@ -35,9 +35,18 @@ pub struct Interface {
 }
 
 impl Interface {
-    fn reaches(&self, address: Ipv4Addr) -> bool {
-        let mask = u32::MAX.checked_shl(32 - u32::from(self.prefix_bits.min(32))).unwrap_or(0);
-        u32::from(self.address) & mask == u32::from(address) & mask
+    fn reaches(&self, address: IpAddr) -> bool {
+        match (self.address, address) {
+            (IpAddr::V4(own), IpAddr::V4(address)) => {
+                let mask = u32::MAX.checked_shl(32 - u32::from(self.prefix_bits.min(32))).unwrap_or(0);
+                own.to_bits() & mask == address.to_bits() & mask
+            }
+            (IpAddr::V6(own), IpAddr::V6(address)) => {
+                let mask = u128::MAX.checked_shl(128 - u32::from(self.prefix_bits.min(128))).unwrap_or(0);
+                own.to_bits() & mask == address.to_bits() & mask
+            }
+            (IpAddr::V4(_), IpAddr::V6(_)) | (IpAddr::V6(_), IpAddr::V4(_)) => false,
+        }
     }
 }
 
@@ -210,12 +219,7 @@ fn local(seen: &Observations) -> Vec<Finding> {
 
 /// The interface by which these servers are reached, when it is not the segment's.
 fn wrong_interface<'a>(seen: &'a Observations, peers: &[&PeerSeen]) -> Option<&'a Interface> {
-    let reached_by = |interface: &Interface| {
-        peers.iter().all(|peer| match peer.address {
-            SocketAddr::V4(address) => interface.reaches(*address.ip()),
-            SocketAddr::V6(_) => false,
-        })
-    };
+    let reached_by = |interface: &Interface| peers.iter().all(|peer| interface.reaches(peer.address.ip()));
     if reached_by(&seen.interface) {
         return None;
     }
@@ -238,11 +242,8 @@ fn reachability(seen: &Observations, peers: &[&PeerSeen]) -> Vec<Finding> {
         let (interface, better) = (seen.interface.name.clone(), better.name.clone());
         return vec![Finding::WrongInterface { interface, better, peers: names(&afflicted) }];
     }
-    let routed: Vec<&PeerSeen> = afflicted
-        .iter()
-        .copied()
-        .filter(|peer| matches!(peer.address, SocketAddr::V4(address) if !seen.interface.reaches(*address.ip())))
-        .collect();
+    let routed: Vec<&PeerSeen> =
+        afflicted.iter().copied().filter(|peer| !seen.interface.reaches(peer.address.ip())).collect();
     if !routed.is_empty() {
         return vec![Finding::BehindRouter { peers: names(&routed) }];
     }

@@ -5,9 +5,10 @@
 
 use std::fs;
 use std::io;
-use std::net::IpAddr;
 use std::path::Path;
 use std::process::{Command, Stdio};
+
+use lan_channel::interface::Family;
 
 use super::diagnose::{Bridge, DropRule, Interface};
 
@@ -18,23 +19,26 @@ const FLAG_MULTICAST: u32 = 0x1000;
 /// Longest list of rules that is looked through, in bytes.
 const RULES_BYTES_MAX: usize = 8 << 20;
 
-/// All interfaces with an IPv4 address, each with whether it is the loopback.
+/// All interfaces with an address of this version of IP, once for each, with whether it is the loopback.
 ///
 /// # Errors
 /// When they cannot be listed.
-pub(super) fn interfaces() -> io::Result<Vec<(Interface, bool)>> {
-    let found = if_addrs::get_if_addrs()?.into_iter().filter_map(|found| {
-        let if_addrs::IfAddr::V4(v4) = &found.addr else { return None };
+pub(super) fn interfaces(family: Family) -> io::Result<Vec<(Interface, bool)>> {
+    let found = if_addrs::get_if_addrs()?.into_iter().filter(|found| Family::of(found.ip()) == family).map(|found| {
+        let prefix_bits = match &found.addr {
+            if_addrs::IfAddr::V4(v4) => v4.prefixlen,
+            if_addrs::IfAddr::V6(v6) => v6.prefixlen,
+        };
         let flags = flags(&found.name);
         let interface = Interface {
-            address: v4.ip,
-            prefix_bits: v4.prefixlen,
+            address: found.ip(),
+            prefix_bits,
             is_up: flags & FLAG_UP != 0,
             has_multicast: flags & FLAG_MULTICAST != 0,
             name: found.name.clone(),
         };
-        let is_loopback = flags & FLAG_LOOPBACK != 0 || IpAddr::V4(v4.ip).is_loopback();
-        Some((interface, is_loopback))
+        let is_loopback = flags & FLAG_LOOPBACK != 0 || found.ip().is_loopback();
+        (interface, is_loopback)
     });
     Ok(found.collect())
 }
@@ -61,8 +65,18 @@ fn bridge(name: String) -> Option<Bridge> {
 }
 
 /// Datagrams that the kernel has dropped so far for want of receive buffers.
-pub(super) fn buffer_drops() -> u64 {
-    buffer_drops_in(&fs::read_to_string("/proc/net/snmp").unwrap_or_default()).unwrap_or(0)
+pub(super) fn buffer_drops(family: Family) -> u64 {
+    let read = |file| fs::read_to_string(file).unwrap_or_default();
+    match family {
+        Family::Ipv4 => buffer_drops_in(&read("/proc/net/snmp")),
+        Family::Ipv6 => buffer_drops_in_6(&read("/proc/net/snmp6")),
+    }
+    .unwrap_or(0)
+}
+
+fn buffer_drops_in_6(snmp: &str) -> Option<u64> {
+    let mut words = snmp.lines().find_map(|line| line.strip_prefix("Udp6RcvbufErrors"))?.split_whitespace();
+    words.next()?.parse().ok()
 }
 
 fn buffer_drops_in(snmp: &str) -> Option<u64> {
@@ -72,12 +86,16 @@ fn buffer_drops_in(snmp: &str) -> Option<u64> {
     values.split_whitespace().nth(at)?.parse().ok()
 }
 
-/// Rules that may drop multicast, and whether they could be read.
-pub(super) fn drop_rules() -> (Vec<DropRule>, bool) {
+/// Rules that may drop multicast of this version of IP, and whether they could be read.
+pub(super) fn drop_rules(family: Family) -> (Vec<DropRule>, bool) {
     if let Some(text) = answer(&["nft", "/usr/sbin/nft"], &["list", "ruleset"]) {
-        return (drop_rules_of_nft(&text), true);
+        return (drop_rules_of_nft(&text, family), true);
     }
-    match answer(&["iptables-save", "/usr/sbin/iptables-save"], &[]) {
+    let programs = match family {
+        Family::Ipv4 => ["iptables-save", "/usr/sbin/iptables-save"],
+        Family::Ipv6 => ["ip6tables-save", "/usr/sbin/ip6tables-save"],
+    };
+    match answer(&programs, &[]) {
         Some(text) => (drop_rules_of_iptables(&text), true),
         None => (Vec::new(), false),
     }
@@ -102,7 +120,7 @@ fn answer(programs: &[&str], arguments: &[&str]) -> Option<String> {
 
 /// Rules of `nft list ruleset` that drop UDP or multicast, and chains that drop what no rule accepts. Jumps
 /// are not followed: the chain that is jumped to has no hook of its own, and is named after nothing.
-fn drop_rules_of_nft(text: &str) -> Vec<DropRule> {
+fn drop_rules_of_nft(text: &str, family: Family) -> Vec<DropRule> {
     let (mut table, mut chain, mut hook) = (String::new(), String::new(), String::new());
     let mut found = Vec::new();
     for line in text.lines().map(str::trim) {
@@ -120,7 +138,7 @@ fn drop_rules_of_nft(text: &str) -> Vec<DropRule> {
                     rule: "policy drop".into(),
                 });
             }
-        } else if !hook.is_empty() && drops_multicast(line) {
+        } else if !hook.is_empty() && drops_multicast(line, family) {
             found.push(DropRule { hook: hook.clone(), place: format!("{table} {chain}"), rule: line.to_owned() });
         }
     }
@@ -129,14 +147,21 @@ fn drop_rules_of_nft(text: &str) -> Vec<DropRule> {
     found
 }
 
-fn drops_multicast(rule: &str) -> bool {
+fn drops_multicast(rule: &str, family: Family) -> bool {
     let words: Vec<&str> = rule.split_whitespace().collect();
     let drops = words.iter().any(|word| matches!(*word, "drop" | "reject"));
-    let is_of_others = words.iter().any(|word| matches!(*word, "tcp" | "icmp" | "icmpv6" | "ip6" | "sctp"));
-    let concerns = words
-        .iter()
-        .any(|word| matches!(*word, "udp" | "multicast") || word.starts_with("224.") || word.starts_with("239."));
+    let other = match family {
+        Family::Ipv4 => "ip6",
+        Family::Ipv6 => "ip",
+    };
+    let is_of_others = words.iter().any(|word| matches!(*word, "tcp" | "icmp" | "icmpv6" | "sctp") || *word == other);
+    let concerns = words.iter().any(|word| matches!(*word, "udp" | "multicast") || names_groups(word));
     drops && concerns && !is_of_others
+}
+
+/// Whether a word of a rule is an address of groups that a segment may have.
+fn names_groups(word: &str) -> bool {
+    ["224.", "239.", "ff00:", "ff12:", "ff18:"].iter().any(|beginning| word.starts_with(beginning))
 }
 
 /// The same of `iptables-save`.
@@ -161,11 +186,8 @@ fn drop_rules_of_iptables(text: &str) -> Vec<DropRule> {
             }
             ["-A", chain, ..] => {
                 let drops = words.windows(2).any(|pair| matches!(pair, ["-j", "DROP" | "REJECT"]));
-                let concerns = words.iter().any(|word| {
-                    matches!(*word, "udp" | "multicast" | "MULTICAST")
-                        || word.starts_with("224.")
-                        || word.starts_with("239.")
-                });
+                let concerns =
+                    words.iter().any(|word| matches!(*word, "udp" | "multicast" | "MULTICAST") || names_groups(word));
                 if drops && concerns {
                     found.push(DropRule {
                         hook: hook(chain),
@@ -193,6 +215,11 @@ mod tests {
         for damaged in ["", "Udp: RcvbufErrors", "Udp: A\nUdp: 1", "Udp: RcvbufErrors\nUdp: x"] {
             assert_eq!(buffer_drops_in(damaged), None);
         }
+        let snmp6 = "Udp6InErrors                    \t3\nUdp6RcvbufErrors                \t7\n";
+        assert_eq!(buffer_drops_in_6(snmp6), Some(7));
+        for damaged in ["", "Udp6RcvbufErrors", "Udp6RcvbufErrors x"] {
+            assert_eq!(buffer_drops_in_6(damaged), None);
+        }
     }
 
     #[test]
@@ -203,7 +230,7 @@ mod tests {
                     \t\tip daddr 224.0.0.0/4 drop\n\t}\n\tchain out {\n\
                     \t\ttype filter hook output priority filter; policy accept;\n\t\tmeta pkttype multicast reject\n\
                     \t\tip6 daddr ff00::/8 udp dport 1 drop\n\t}\n}\n";
-        let found = drop_rules_of_nft(text);
+        let found = drop_rules_of_nft(text, Family::Ipv4);
         let short: Vec<(&str, &str, &str)> =
             found.iter().map(|rule| (rule.hook.as_str(), rule.place.as_str(), rule.rule.as_str())).collect();
         assert_eq!(
@@ -214,7 +241,10 @@ mod tests {
                 ("input", "inet filter input", "policy drop"),
             ]
         );
-        assert_eq!(drop_rules_of_nft("chain {\n} drop udp"), []);
+        let rules = |family| drop_rules_of_nft(text, family).into_iter().map(|found| found.rule).collect::<Vec<_>>();
+        let over_ipv6 = ["meta pkttype multicast reject", "ip6 daddr ff00::/8 udp dport 1 drop", "policy drop"];
+        assert_eq!(rules(Family::Ipv6), over_ipv6);
+        assert_eq!(drop_rules_of_nft("chain {\n} drop udp", Family::Ipv4), []);
     }
 
     #[test]
@@ -231,7 +261,7 @@ mod tests {
     #[test]
     fn an_interface_that_there_is_not_has_no_flags_and_no_bridge() {
         assert_eq!((flags("nowhere0"), bridges("nowhere0")), (0, Vec::new()));
-        let interfaces = interfaces().expect("listed");
+        let interfaces = interfaces(Family::Ipv4).expect("listed");
         assert!(interfaces.iter().any(|(interface, is_loopback)| *is_loopback && interface.name == "lo"));
     }
 }

@@ -21,14 +21,15 @@ use common::ids::{SegmentName, ServerId, ServerName};
 use common::keys::SecretKey;
 use lan_channel::data::FrameBatch;
 use lan_channel::doctor::{DoctorChannel, fresh_group, is_of_doctor};
-use lan_channel::port::{ControlPort, Wishes};
-use lan_channel::sockets::{ChannelAddresses, ChannelError, Channels, DATA_BUFFER_BYTES};
+use lan_channel::port::{ControlPort, Hears, Wishes};
+use lan_channel::sockets::{ChannelAddresses, ChannelError, Channels, DATA_BUFFER_BYTES, scoped};
 use protocol::doctor::{Answer, BURST_GAP, BURST_TIME_MAX, Message};
 pub use protocol::reach::Transport;
 use serde::Serialize;
 use tokio::net::UdpSocket;
 use tokio::time::Instant;
 
+use crate::agent::moving;
 use crate::identity::{Identity, IdentityError};
 use crate::lan::Lan;
 use crate::peers::Peers;
@@ -110,18 +111,22 @@ pub async fn examine(options: &Options) -> Result<Report, DoctorError> {
     let data = &options.data;
     let identity = Identity::load(data)?.ok_or_else(|| DoctorError::NotEnrolled { data: data.clone() })?;
     let system = |what| move |source| DoctorError::System { what, source };
-    let interface = match &options.interface {
-        Some(interface) => interface.clone(),
-        None => lan_channel::sockets::default_interface()?.to_string(),
-    };
-    let transport = options.lan.transport;
-    let addresses = ChannelAddresses::of(identity.cluster, &identity.segment);
-    let wishes = Wishes { port: ControlPort::Any, multicast: transport != Transport::Unicast };
-    let drops_before = local::buffer_drops();
-    let channels = Channels::join_with(&interface, addresses, wishes)?;
-    let mut interfaces = local::interfaces().map_err(system("listing the interfaces"))?;
-    let at = interfaces.iter().position(|(interface, _)| interface.address == channels.own);
-    let (own, _) = interfaces.remove(at.ok_or_else(|| ChannelError::Interface { interface })?);
+    let (transport, network) = (options.lan.transport, &options.lan.network);
+    let family = network.family;
+    let attachment = network.attachment(options.interface.as_deref())?;
+    let began = network.addresses(ChannelAddresses::of(identity.cluster, &identity.segment));
+    // The segment may have been moved since.
+    let control = moving::remembered(data).map_or(began.control, |(_, channel)| channel);
+    let addresses = ChannelAddresses { control, ..began };
+    let hears = if transport == Transport::Unicast { Hears::Nothing } else { Hears::All };
+    let wishes = Wishes { port: ControlPort::Any, hears, ttl: network.ttl };
+    let drops_before = local::buffer_drops(family);
+    let channels = Channels::join_with(attachment, addresses, wishes)?;
+    let mut interfaces = local::interfaces(family).map_err(system("listing the interfaces"))?;
+    let here = &channels.attachment;
+    let at = interfaces.iter().position(|(interface, _)| interface.address == here.own && interface.name == here.name);
+    let gone = || ChannelError::Interface { interface: here.name.clone(), family };
+    let (own, _) = interfaces.remove(at.ok_or_else(gone)?);
 
     let own_address = channels.control_unicast.local_addr().map_err(system("listening to the segment"))?;
     let mut peers = Peers::new(identity.server, own_address, options.lan.peers.clone());
@@ -129,18 +134,19 @@ pub async fn examine(options: &Options) -> Result<Report, DoctorError> {
     let mut examination = Examination::new(&identity, channels, transport, &peers);
     // Where the agent of this server listens, if no other on this machine was first; perhaps by another
     // interface.
-    let (port, _) = options.lan.port.wish(addresses);
+    let (port, _) = options.lan.port.wish(began);
     let all = interfaces.iter().map(|(interface, _)| interface).chain([&own]);
-    examination.own_agent = all.map(|interface| SocketAddr::from((interface.address, port))).collect();
+    let here = &examination.channels.attachment;
+    examination.own_agent = all.map(|interface| scoped(SocketAddr::new(interface.address, port), here)).collect();
     examination.run(options.time).await.map_err(system("listening to the segment"))?;
 
-    let (drop_rules, rules_readable) = local::drop_rules();
+    let (drop_rules, rules_readable) = local::drop_rules(family);
     let observations = Observations {
         transport,
         send_error: examination.send_error.take(),
         buffer_wanted_bytes: DATA_BUFFER_BYTES,
         buffer_granted_bytes: examination.channels.data_buffer_bytes,
-        buffer_drops: local::buffer_drops().saturating_sub(drops_before),
+        buffer_drops: local::buffer_drops(family).saturating_sub(drops_before),
         bridges: local::bridges(&own.name),
         interface: own,
         other_interfaces: interfaces.into_iter().filter(|(_, is_loopback)| !is_loopback).map(|(i, _)| i).collect(),
@@ -264,7 +270,7 @@ impl Examination {
     }
 
     fn probe_all(&mut self, number: u32) {
-        let group = SocketAddr::V4(self.channels.addresses.control);
+        let group = self.channels.addresses.control;
         self.probes += 1;
         if let Err(error) = self.say(None, group, &Message::Probe { check: self.check, number }) {
             self.send_error = Some(error.to_string());
@@ -320,7 +326,7 @@ impl Examination {
             return Ok(());
         };
         let group = fresh_group(self.check, self.channels.addresses);
-        match lan_channel::sockets::listen_to(group, self.channels.own) {
+        match lan_channel::sockets::listen_to(group, &self.channels.attachment) {
             Ok(socket) => self.fresh = Some(socket),
             Err(error) => {
                 tracing::warn!(error = chain(&error), "another group cannot be listened to");

@@ -1,15 +1,18 @@
 //! The fleet as it is: servers, segments, and all of it in one line.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
 
 use axum::extract::State;
+use axum::http::StatusCode;
+use common::channel;
 use common::credential::Roles;
 use common::digest::Version;
 use common::ids::{SegmentName, ServerId, ServerName, SiteName};
 use serde::{Deserialize, Serialize};
 
 use super::ApiState;
-use super::extract::{Answer, Args, blocking, items, name, nothing, ok};
+use super::extract::{Answer, Args, Body, answer, blocking, items, name, nothing, ok};
 use super::problem::Problem;
 use crate::store::{RunState, RunSummary, ServerRecord, Store, StoreError, Thing, rfc3339};
 
@@ -270,4 +273,31 @@ pub(super) async fn show_status(State(state): State<ApiState>) -> Answer {
     let online = state.operations.online();
     let cluster = state.trust.cluster().to_string();
     ok(&blocking(move || status(&state.store, &cluster, &online)).await?)
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct MoveBody {
+    control: String,
+}
+
+#[derive(Serialize)]
+struct MoveView {
+    segment: SegmentName,
+    control: SocketAddr,
+}
+
+/// The leader is told; the segment has moved when every member has said that it listens there.
+pub(super) async fn move_segment(
+    State(state): State<ApiState>,
+    Args(segment): Args<String>,
+    Body(body): Body<MoveBody>,
+) -> Answer {
+    let segment: SegmentName = name(&segment)?;
+    let control = channel::parse(&body.control).map_err(|e| Problem::invalid("bad-channel", e.to_string()))?;
+    let (store, known) = (state.store.clone(), segment.clone());
+    let found = blocking(move || store.segment(&known)).await?;
+    found.ok_or_else(|| Problem::unknown(Thing::Segment, segment.as_str()))?;
+    state.operations.move_segment(segment.clone(), control)?;
+    answer(StatusCode::ACCEPTED, &MoveView { segment, control })
 }

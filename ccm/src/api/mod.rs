@@ -140,6 +140,7 @@ fn routes(state: ApiState) -> Routes {
         .route(get.clone(), "/api/v1/servers", View, fleet::list_servers)
         .route(delete, "/api/v1/servers/{server}", Admin, fleet::remove_server)
         .route(get.clone(), "/api/v1/segments", View, fleet::list_segments)
+        .route(post, "/api/v1/segments/{segment}/move", Admin, fleet::move_segment)
         .route(get.clone(), "/api/v1/status", View, fleet::show_status)
         .route(get, "/api/v1/events", View, events::follow)
 }

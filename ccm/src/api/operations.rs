@@ -1,10 +1,11 @@
 //! What the API asks of the part that carries runs out.
 
 use std::collections::BTreeSet;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use common::digest::Version;
-use common::ids::{CheckpointName, GroupName, RunNumber, ServerId, SiteName};
+use common::ids::{CheckpointName, GroupName, RunNumber, SegmentName, ServerId, SiteName};
 use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
@@ -206,6 +207,9 @@ pub trait Operations: Send + Sync {
 
     /// Asks a run that is not over to stop.
     fn cancel(&self, run: RunNumber) -> BoxFuture<'_, Result<(), OperationError>>;
+
+    /// Tells the leader of a segment to move it to another control channel.
+    fn move_segment(&self, segment: SegmentName, control: SocketAddr) -> Result<(), OperationError>;
 
     /// The servers that are alive at this moment.
     fn online(&self) -> BTreeSet<ServerId>;

@@ -51,6 +51,7 @@ impl Problem {
             Thing::Schedule => "`pressrun schedule list` shows those there are",
             Thing::JoinToken => "`pressrun token list` shows those there are",
             Thing::User => "the first start of the CCM makes the user admin",
+            Thing::Channel => "`pressrun group list` shows the channel of each content group",
         };
         let detail = format!("there is no {thing} called {name}; {next}");
         Self::new(StatusCode::NOT_FOUND, format!("unknown-{thing}"), detail)

@@ -1,9 +1,11 @@
 //! Hosted sites and their content groups.
 
+use std::net::SocketAddr;
 use std::path::{Component, Path, PathBuf};
 
 use axum::extract::State;
 use axum::http::StatusCode;
+use common::channel;
 use common::exclude::Exclude;
 use common::ids::{GroupName, SegmentName, ServerName, SiteName};
 use serde::{Deserialize, Serialize};
@@ -45,6 +47,7 @@ struct GroupView {
     servers: Vec<ServerName>,
     segment: Option<SegmentName>,
     all: bool,
+    channel: Option<SocketAddr>,
     version: Option<String>,
     published: Option<String>,
 }
@@ -64,6 +67,7 @@ fn site_view(store: &Store, site: Site) -> Result<SiteView, StoreError> {
 
 fn group_view(store: &Store, group: Group) -> Result<GroupView, StoreError> {
     let view = store.view(&group.site, &group.name)?;
+    let channel = store.channel(&group.site, &group.name)?;
     let members = store.members_of(&group)?.into_iter().map(|server| server.name).collect();
     let (segment, all) = match group.selector {
         Selector::Servers(_) => (None, false),
@@ -76,6 +80,7 @@ fn group_view(store: &Store, group: Group) -> Result<GroupView, StoreError> {
         servers: members,
         segment,
         all,
+        channel,
         version: view.as_ref().map(|view| view.version.to_string()),
         published: view.map(|view| rfc3339::to_text(view.published)),
     })
@@ -189,6 +194,8 @@ pub(super) struct GroupBody {
     segment: Option<SegmentName>,
     #[serde(default)]
     all: bool,
+    /// Group address and port; left out, the first publish chooses one.
+    channel: Option<String>,
 }
 
 pub(super) async fn create_group(State(state): State<ApiState>, Body(body): Body<GroupBody>) -> Answer {
@@ -201,10 +208,12 @@ pub(super) async fn create_group(State(state): State<ApiState>, Body(body): Body
             return Err(Problem::invalid("bad-selector", detail));
         }
     };
+    let channel = body.channel.as_deref().map(channel::parse).transpose();
+    let channel = channel.map_err(|e| Problem::invalid("bad-channel", e.to_string()))?;
     let group = Group { site: body.site, name: body.name, selector };
     let view = blocking(move || {
         check_selector(&state.store, &group.selector)?;
-        state.store.create_group(&group)?;
+        state.store.create_group(&group, channel)?;
         group_view(&state.store, group).map_err(Problem::from)
     })
     .await?;

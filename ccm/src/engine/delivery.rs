@@ -47,6 +47,8 @@ pub struct Delivery {
     lost: BTreeSet<ServerId>,
     plan: WanPlan,
     sessions: BTreeMap<SegmentName, (SessionStats, bool)>,
+    /// Frames that servers' kernels dropped.
+    overflows: BTreeMap<ServerId, u64>,
     /// Which leader was last told, to notice a new one.
     told: BTreeMap<SegmentName, ServerId>,
 }
@@ -75,6 +77,7 @@ impl Delivery {
             lost: BTreeSet::new(),
             plan,
             sessions: BTreeMap::new(),
+            overflows: BTreeMap::new(),
             told: BTreeMap::new(),
         }
     }
@@ -178,6 +181,20 @@ impl Delivery {
         self.sessions.insert(segment, (stats, finished));
     }
 
+    /// The kernel of a server dropped frames. A leader is believed about targets of its own segment.
+    pub fn overflow(&mut self, segment: &SegmentName, server: ServerId, frames: u64) {
+        if self.targets.get(segment).is_some_and(|servers| servers.contains(&server)) {
+            let most = self.overflows.entry(server).or_default();
+            *most = frames.max(*most);
+        }
+    }
+
+    /// How many frames the kernels of servers dropped in a session.
+    #[must_use]
+    pub fn overflows(&self) -> &BTreeMap<ServerId, u64> {
+        &self.overflows
+    }
+
     /// A server answered. Only targets count, and only the first final answer.
     pub fn report(&mut self, server: ServerId, outcome: Outcome) -> bool {
         let is_target = self.targets.values().any(|servers| servers.contains(&server));
@@ -276,6 +293,7 @@ mod tests {
             chunk_bytes: 65_536,
             targets: vec![server(1), server(2)],
             expires: WallTime(1),
+            channel: None,
         };
         let targets = [(segment("a"), [server(1)].into()), (segment("b"), [server(2)].into())].into();
         let ccm = SocketAddr::from(([10, 0, 0, 99], 7443));
@@ -320,6 +338,15 @@ mod tests {
         assert!(notification.last);
         let says = delivery.ask_next(&segment("a"), &leaders);
         assert!(matches!(says.as_slice(), [(_, ToLeader::Next { next: None, .. })]));
+    }
+
+    #[test]
+    fn frames_that_a_kernel_dropped_are_told_by_the_leader_of_its_segment() {
+        let mut delivery = delivery(WanPolicy::Star);
+        delivery.overflow(&segment("a"), server(1), 7);
+        delivery.overflow(&segment("a"), server(1), 3);
+        delivery.overflow(&segment("a"), server(2), 9);
+        assert_eq!(delivery.overflows(), &BTreeMap::from([(server(1), 7)]));
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! connections, and whoever waits for a change is woken.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -79,6 +80,8 @@ pub struct Progress {
     pub outcomes: BTreeMap<ServerId, Outcome>,
     /// Sessions by segment, with whether they are over.
     pub sessions: BTreeMap<SegmentName, (SessionStats, bool)>,
+    /// Frames that servers' kernels dropped.
+    pub overflows: BTreeMap<ServerId, u64>,
     /// Who has not answered, given up or not.
     pub unanswered: BTreeSet<ServerId>,
 }
@@ -177,6 +180,12 @@ impl Hub {
                 }
                 Says::new()
             }
+            ToCcm::Overflow { assignment, server, frames } => {
+                if let Some(delivery) = state.deliveries.get_mut(assignment) {
+                    delivery.overflow(segment, *server, *frames);
+                }
+                Says::new()
+            }
             ToCcm::Reports(reports) => {
                 for report in reports {
                     if let Some(delivery) = state.deliveries.get_mut(&report.assignment) {
@@ -227,6 +236,7 @@ impl Hub {
             answered: delivery.is_answered(),
             outcomes: delivery.outcomes().clone(),
             sessions: delivery.sessions().clone(),
+            overflows: delivery.overflows().clone(),
             unanswered: delivery.silent().collect(),
         })
     }
@@ -277,6 +287,15 @@ impl Hub {
     pub fn set_live(&self, server: ServerId, site: &SiteName, by: AssignmentNumber, version: Option<Version>) {
         let known = KnownLive { sequence: Sequence(by.0), version, since: Instant::now() };
         self.lock().known_live.insert((server, site.clone()), known);
+    }
+
+    /// Tells the leader of a segment to move it to another control channel. Returns whether it has one that
+    /// could be told.
+    pub fn move_control(&self, segment: &SegmentName, to: SocketAddr) -> bool {
+        let mut state = self.lock();
+        state.say(vec![(segment.clone(), ToLeader::MoveControl { to })]);
+        // One that does not read is disconnected by that.
+        state.links.contains_key(segment)
     }
 
     /// The segments whose leader is connected: leader and epoch.

@@ -2,12 +2,13 @@
 //!
 //! In reading order: what is asked for and refused ([`requests`]), which run may start when
 //! ([`schedule`]), one run's steps ([`run`]) and what it shows ([`record`]), the assignments it makes
-//! ([`order`]), their way over WAN and LAN ([`delivery`], [`wan`]), who is connected ([`hub`]),
+//! ([`order`]) and the data channels they name ([`channels`]), their way over WAN and LAN ([`delivery`], [`wan`]), who is connected ([`hub`]),
 //! what happens to servers that missed something ([`synchronize`]), what happens by itself ([`timetable`]), and what is removed when
 //! ([`housekeeping`]).
 //!
 //! Absences: no HTTP, no TLS, no reading of trees.
 
+pub mod channels;
 pub mod delivery;
 mod housekeeping;
 pub mod hub;
@@ -44,6 +45,7 @@ use crate::ingest::content::ContentStore;
 use crate::ingest::scan::{ScanLimits, ScanRequest, scan};
 use crate::store::{Group, Run, Schedule, Site, Store};
 use crate::trust::Trust;
+use channels::ChannelRange;
 use hub::Hub;
 
 pub use run::RunRequest;
@@ -61,6 +63,7 @@ pub struct Engine {
     indexes: PathBuf,
     /// Where leaders fetch from.
     transfer_address: SocketAddr,
+    channels: ChannelRange,
     changes: watch::Sender<u64>,
     wake: Notify,
     /// A schedule is new or changed.
@@ -97,6 +100,9 @@ pub enum EngineError {
         /// Their names.
         names: String,
     },
+    /// Every data channel is some group's.
+    #[error("all data channels of the configured range are taken; give the CCM a larger one with --channels")]
+    NoChannel,
     /// Nobody to publish to.
     #[error("the group {group} of site {site} has no servers; enrol some, or see `pressrun group list`")]
     EmptyGroup {
@@ -235,6 +241,8 @@ pub struct Parts {
     pub directory: PathBuf,
     /// Where leaders fetch from.
     pub transfer_address: SocketAddr,
+    /// Where the data channels of content groups are taken from.
+    pub channels: ChannelRange,
 }
 
 impl Engine {
@@ -257,6 +265,7 @@ impl Engine {
             spool,
             indexes,
             transfer_address: parts.transfer_address,
+            channels: parts.channels,
             changes: watch::channel(0).0,
             wake: Notify::new(),
             timetable_changed: Notify::new(),

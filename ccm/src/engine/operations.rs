@@ -1,10 +1,11 @@
 //! What the API asks for, in the engine's words.
 
 use std::collections::BTreeSet;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use common::errors::chain;
-use common::ids::{RunNumber, ServerId};
+use common::ids::{RunNumber, SegmentName, ServerId};
 use common::manifest::{Entry, Manifest};
 use common::path::ContentPath;
 use futures_util::FutureExt as _;
@@ -45,6 +46,7 @@ impl From<EngineError> for OperationError {
             | EngineError::Build(_)
             | EngineError::Inventory(_)
             | EngineError::Objects(_)
+            | EngineError::NoChannel
             | EngineError::Worker => Self::failed(detail),
         }
     }
@@ -132,6 +134,14 @@ impl Operations for Desk {
             Ok(())
         }
         .boxed()
+    }
+
+    fn move_segment(&self, segment: SegmentName, control: SocketAddr) -> Result<(), OperationError> {
+        if self.0.hub.move_control(&segment, control) {
+            return Ok(());
+        }
+        let detail = format!("the segment {segment} has no leader that could be told; `pressrun segments` shows them");
+        Err(OperationError::conflict("no-leader", detail, None))
     }
 
     fn online(&self) -> BTreeSet<ServerId> {

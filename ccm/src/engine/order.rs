@@ -1,6 +1,7 @@
 //! Assignments as the engine makes them: header, signature, ticket, object file, record.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
@@ -9,10 +10,9 @@ use common::assignment::{Draft, Kind, LivePolicy};
 use common::control::INLINE_BYTES_MAX;
 use common::digest::{Digest, Version};
 use common::ids::{AssignmentNumber, ClusterId, GroupName, RunNumber, SegmentName, Sequence, ServerId, SiteName};
-use common::keys::{PublishKey, Signed};
+use common::keys::Signed;
 use common::manifest::Manifest;
 use common::ticket::Ticket;
-use common::time::WallTime;
 
 use transfer::chunk::chunk_bytes_for;
 
@@ -137,7 +137,20 @@ impl Engine {
                 (Digest::of(&bytes), bytes.len() as u64, Some(bytes))
             }
         };
-        let ticket = self.ticket(frame, number, object, length, targets, expires, key);
+        let channel = self.channel(frame)?;
+        let ticket = Ticket {
+            cluster: frame.cluster,
+            site: frame.site.clone(),
+            assignment: number,
+            run: frame.run,
+            object,
+            length,
+            chunk_bytes: chunk_bytes_for(length),
+            targets: targets.to_vec(),
+            expires,
+            channel: Some(channel),
+        };
+        let ticket = Signed::sign(&ticket, key);
         self.store.save_assignment(&AssignmentRecord {
             number,
             run: frame.run,
@@ -168,29 +181,10 @@ impl Engine {
         Ok((object, length, None))
     }
 
-    #[expect(clippy::too_many_arguments, reason = "the parts of a ticket")]
-    fn ticket(
-        &self,
-        frame: &Frame,
-        assignment: AssignmentNumber,
-        object: Digest,
-        length: u64,
-        targets: &[ServerId],
-        expires: WallTime,
-        key: &PublishKey,
-    ) -> Signed<Ticket> {
-        let ticket = Ticket {
-            cluster: frame.cluster,
-            site: frame.site.clone(),
-            assignment,
-            run: frame.run,
-            object,
-            length,
-            chunk_bytes: chunk_bytes_for(length),
-            targets: targets.to_vec(),
-            expires,
-        };
-        Signed::sign(&ticket, key)
+    /// The data channel of the run's group; the first assignment gives it one.
+    fn channel(&self, frame: &Frame) -> Result<SocketAddr, EngineError> {
+        let candidates = self.channels.candidates(frame.cluster, &frame.site, &frame.group);
+        self.store.claim_channel(&frame.site, &frame.group, candidates)?.ok_or(EngineError::NoChannel)
     }
 
     /// Sends a recorded assignment out, unless it is under way already.

@@ -38,7 +38,7 @@ impl Engine {
     pub(super) fn group_for(&self, site: &Site, group: Option<&GroupName>) -> Result<Group, EngineError> {
         if group.is_none() && self.store.groups(Some(&site.name))?.is_empty() {
             let name = IMPLICIT_GROUP.parse().expect("the implicit group's name is a name");
-            self.store.create_group(&Group { site: site.name.clone(), name, selector: Selector::All })?;
+            self.store.create_group(&Group { site: site.name.clone(), name, selector: Selector::All }, None)?;
         }
         self.group(&site.name, group)
     }

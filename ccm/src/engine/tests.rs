@@ -94,6 +94,7 @@ impl Fleet {
             hub: Arc::new(Hub::default()),
             directory: directory.path().to_owned(),
             transfer_address: SocketAddr::from(([127, 0, 0, 1], 1)),
+            channels: super::channels::ChannelRange::default(),
         })
         .expect("an engine");
         let fleet =
@@ -215,6 +216,7 @@ fn record(number: u8) -> ServerRecord {
 
 fn member(number: u8, state: Option<&SiteState>) -> MemberInfo {
     MemberInfo {
+        mtu: None,
         server: server(number),
         name: format!("web{number}").parse().expect("good"),
         roles: Roles::default(),
@@ -347,7 +349,7 @@ async fn publishes_of_one_site_to_disjoint_groups_keep_views_of_their_own() {
     for (group, server) in [("left", "web1"), ("right", "web2")] {
         let selector = Selector::Servers(vec![server.parse().expect("good")]);
         let group = Group { site: site(), name: group.parse().expect("good"), selector };
-        fleet.engine.store.create_group(&group).expect("a group");
+        fleet.engine.store.create_group(&group, None).expect("a group");
     }
     let publish = |group: &str| {
         let group = group.parse().expect("good");

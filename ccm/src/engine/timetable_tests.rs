@@ -115,6 +115,7 @@ fn engine_over(directory: &tempfile::TempDir, store: Store) -> Arc<Engine> {
         hub: Arc::new(Hub::default()),
         directory: directory.path().to_owned(),
         transfer_address: SocketAddr::from(([127, 0, 0, 1], 1)),
+        channels: super::channels::ChannelRange::default(),
     })
     .unwrap()
 }

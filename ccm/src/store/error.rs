@@ -26,6 +26,8 @@ pub enum Thing {
     JoinToken,
     /// A user of the console.
     User,
+    /// A data channel.
+    Channel,
 }
 
 impl Thing {
@@ -42,6 +44,7 @@ impl Thing {
             Self::Schedule => "schedule",
             Self::JoinToken => "token",
             Self::User => "user",
+            Self::Channel => "channel",
         }
     }
 }

@@ -4,7 +4,8 @@
 //! method returns: write-ahead log with a sync at every commit. Methods block for the time of a disk
 //! sync, so asynchronous callers use a blocking thread.
 //!
-//! In reading order: sites, groups and what is live there ([`sites`]), the fleet ([`fleet`], [`roster`]), runs
+//! In reading order: sites, groups and what is live there ([`sites`]), the groups' data channels ([`channels`]),
+//! the fleet ([`fleet`], [`roster`]), runs
 //! ([`model`], [`runs`]) with their assignments and outcomes ([`assignments`]), what happens by itself
 //! ([`schedules`]), tokens, users and sessions ([`access`]), events ([`events`]), and how long history is kept ([`retention`]).
 //!
@@ -13,6 +14,7 @@
 
 pub mod access;
 pub mod assignments;
+pub mod channels;
 pub mod error;
 pub mod events;
 pub mod fleet;

@@ -1,6 +1,7 @@
 //! Hosted sites, their content groups, what is live there, and their checkpoints.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::path::PathBuf;
 
@@ -12,6 +13,7 @@ use common::time::WallTime;
 use rusqlite::{OptionalExtension as _, Row, Transaction, params};
 use serde::{Deserialize, Serialize};
 
+use super::channels::give_free;
 use super::error::{StoreError, Thing};
 use super::fleet::ServerRecord;
 use super::row::{integer, json, number, number_option, server_id, text, time, to_json, version, version_option};
@@ -161,11 +163,12 @@ impl Store {
         })
     }
 
-    /// Adds a group.
+    /// Adds a group, with this data channel if one is given.
     ///
     /// # Errors
-    /// [`StoreError::Unknown`] when the site is; [`StoreError::Exists`] when the name is taken in it.
-    pub fn create_group(&self, group: &Group) -> Result<(), StoreError> {
+    /// [`StoreError::Unknown`] when the site is; [`StoreError::Exists`] when the name is taken in it, or the
+    /// channel by another group.
+    pub fn create_group(&self, group: &Group, channel: Option<SocketAddr>) -> Result<(), StoreError> {
         let selector = to_json("the group's selector", &group.selector)?;
         self.transaction("adding a group", |tx| {
             require_site(tx, &group.site)?;
@@ -176,7 +179,8 @@ impl Store {
                     params![group.site.as_str(), group.name.as_str(), selector],
                 )
                 .doing("adding a group")?;
-            created(changed, Thing::Group, group.name.as_str())
+            created(changed, Thing::Group, group.name.as_str())?;
+            channel.map_or(Ok(()), |channel| give_free(tx, &group.site, &group.name, channel))
         })
     }
 

@@ -131,11 +131,11 @@ fn group_members_are_the_enrolled_servers_that_hold_content() {
 fn groups_belong_to_a_site_and_go_with_it() {
     let store = store();
     let group = Group { site: site_name(), name: group_name(), selector: Selector::All };
-    store.create_group(&group).unwrap();
+    store.create_group(&group, None).unwrap();
     assert_eq!(store.group(&site_name(), &group_name()).unwrap().as_ref(), Some(&group));
-    assert!(matches!(store.create_group(&group), Err(StoreError::Exists { thing: Thing::Group, .. })));
+    assert!(matches!(store.create_group(&group, None), Err(StoreError::Exists { thing: Thing::Group, .. })));
     let orphan = Group { site: SiteName::new("none").unwrap(), ..group };
-    assert!(matches!(store.create_group(&orphan), Err(StoreError::Unknown { thing: Thing::Site, .. })));
+    assert!(matches!(store.create_group(&orphan, None), Err(StoreError::Unknown { thing: Thing::Site, .. })));
     store.delete_site(&site_name()).unwrap();
     assert_eq!(store.groups(None).unwrap(), []);
 }
@@ -143,7 +143,7 @@ fn groups_belong_to_a_site_and_go_with_it() {
 #[test]
 fn what_takes_part_in_an_unfinished_run_cannot_be_removed() {
     let store = store();
-    store.create_group(&Group { site: site_name(), name: group_name(), selector: Selector::All }).unwrap();
+    store.create_group(&Group { site: site_name(), name: group_name(), selector: Selector::All }, None).unwrap();
     let mut run = run(&store);
     let busy = |result| matches!(result, Err(StoreError::Busy { run, .. }) if run == RunNumber(1));
     assert!(busy(store.delete_site(&site_name())));
@@ -166,6 +166,7 @@ fn a_server_name_is_taken_once_and_reports_are_kept() {
     assert!(matches!(store.enrol(&twin), Err(StoreError::Exists { thing: Thing::Server, .. })));
 
     let info = MemberInfo {
+        mtu: None,
         server: ServerId([1; 16]),
         name: ServerName::new("web1").unwrap(),
         roles: Roles::default(),

@@ -12,6 +12,7 @@ const BOTH: Roles = Roles { leader: true, server: true };
 
 fn server(number: u8, epoch: u64) -> Participant {
     let info = MemberInfo {
+        mtu: None,
         server: ServerId([number; 16]),
         name: ServerName::new(format!("web{number}")).expect("a name"),
         roles: BOTH,

@@ -29,6 +29,7 @@ fn id(number: u16) -> ServerId {
 
 fn info(number: u16, sites: u16) -> MemberInfo {
     MemberInfo {
+        mtu: None,
         server: id(number),
         name: ServerName::new(format!("web{number}")).expect("a good name"),
         roles: Roles::default(),

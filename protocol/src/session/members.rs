@@ -244,6 +244,11 @@ impl Members {
         self.0.values().any(Member::is_waiting)
     }
 
+    /// Whether somebody who is waited for was never heard.
+    pub(super) fn anyone_unheard(&self) -> bool {
+        self.0.values().any(|member| member.is_waiting() && !member.answered)
+    }
+
     /// Whether somebody who is waited for may not know of the session: it was never heard, and the
     /// announcement may not have reached it; or it has fallen silent, and may have been started again.
     pub(super) fn anyone_unaware(&self) -> bool {

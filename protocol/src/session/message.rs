@@ -137,6 +137,14 @@ pub enum Message {
         /// (block, how many parity symbols of it will be sent after this), ascending; cut to what fits.
         parity: Vec<(u32, u32)>,
     },
+    /// Member, unicast, before it says that it is complete: its kernel dropped frames because it did not read
+    /// them in time. Tells a machine that is too busy, or whose buffers are too small, from a bad network.
+    Overflow {
+        /// The session.
+        session: u32,
+        /// How many frames since the session began, those of others included.
+        frames: u64,
+    },
 }
 
 impl Message {
@@ -147,7 +155,8 @@ impl Message {
             Self::Announce { session, .. }
             | Self::Close { session, .. }
             | Self::Decline { session, .. }
-            | Self::Plan { session, .. } => *session,
+            | Self::Plan { session, .. }
+            | Self::Overflow { session, .. } => *session,
             Self::Status(status) => status.session,
             Self::Poll(poll) => poll.session,
         }

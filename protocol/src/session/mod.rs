@@ -9,8 +9,8 @@
 //! rides in the stream, so that the end needs few further passes.
 //!
 //! In reading order: the numbers of an object ([`Geometry`]), what is said ([`Message`]), what is
-//! sent ([`FrameHeader`]), parity ([`codec`]), the leader's side ([`Sender`]) with its rate ([`rate`]), the member's
-//! side ([`Receiver`]).
+//! sent ([`FrameHeader`]), parity ([`codec`]), the leader's side ([`Sender`]) with its rate ([`rate`]), which may yield to
+//! others' ([`friendly`]) and is divided among sessions ([`shares`]), the member's side ([`Receiver`]).
 //!
 //! Holds: a frame's sequence never repeats within a session; a symbol is repeated only when a member
 //! that had the chance to hear its last transmission asks for it; a dead member delays nobody beyond
@@ -20,9 +20,13 @@
 //! Leaves to others: sealing and opening frames, reading and writing symbols, chunk digests, tickets
 //! and their signatures, who is a member, mending failed members by unicast.
 
+mod channel;
 pub mod codec;
+#[cfg(test)]
+mod competition;
 mod deficits;
 mod frame;
+pub mod friendly;
 mod geometry;
 mod holdings;
 mod members;
@@ -42,10 +46,13 @@ mod sender;
 mod sender_config;
 #[cfg(test)]
 mod sender_tests;
+pub mod shares;
 #[cfg(test)]
 mod simulation;
 mod suppression;
+mod symbols;
 
+pub use channel::channel_of;
 pub use frame::{Carried, FrameFlags, FrameHeader, HEADER_BYTES, HeaderError, LOWER_HEADER_BYTES, TAG_BYTES};
 pub use geometry::{BLOCK_SYMBOLS, Geometry, GeometryError, LANES, Layout};
 pub use members::Failure;
@@ -56,6 +63,7 @@ pub use refusal::StatusRefused;
 pub use sender::{Announcement, Content, Frame, Output as SenderOutput, Sender};
 pub use sender_config::{Repair, SenderConfig};
 pub use suppression::MEMBERS_ANSWERING_MAX;
+pub use symbols::symbol_bytes_for;
 
 /// Default length of a symbol in bytes.
 ///

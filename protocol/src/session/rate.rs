@@ -9,6 +9,8 @@ use std::time::Duration;
 
 use common::time::Timestamp;
 
+use super::friendly::{Fairness, Friendly};
+
 /// Bounds and start of the rate.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RateConfig {
@@ -19,6 +21,8 @@ pub struct RateConfig {
     pub rate_bytes_per_sec_min: u64,
     /// The administrator's cap. Default none.
     pub rate_bytes_per_sec_max: Option<u64>,
+    /// Whether the session yields to other traffic. Default [`Fairness::Fast`].
+    pub fairness: Fairness,
     /// Whether reports move the rate. Default true; false keeps the start's.
     pub adaptive: bool,
     /// Most frames sent at once. Default 64: 90 KB, which the smallest socket buffers in use hold.
@@ -31,6 +35,7 @@ impl Default for RateConfig {
             rate_bytes_per_sec: 50_000_000,
             rate_bytes_per_sec_min: 1_000_000,
             rate_bytes_per_sec_max: None,
+            fairness: Fairness::Fast,
             adaptive: true,
             burst_frames_max: 64,
         }
@@ -63,6 +68,11 @@ pub struct Rate {
     cut: Option<(u64, u32)>,
     /// The next reports still speak of frames sent at the former rate.
     settling: bool,
+    frame_bytes: u32,
+    /// What is known of the path, if the session yields to others on it.
+    friendly: Option<Friendly>,
+    /// What the leader's other sessions leave to this one.
+    share_bytes_per_sec: Option<u64>,
 }
 
 impl Rate {
@@ -80,6 +90,9 @@ impl Rate {
             floor_until: now,
             cut: None,
             settling: false,
+            frame_bytes,
+            friendly: (config.fairness == Fairness::TcpFriendly).then(Friendly::default),
+            share_bytes_per_sec: None,
             config,
         };
         rate.set(rate.config.rate_bytes_per_sec);
@@ -89,7 +102,30 @@ impl Rate {
     /// The present rate in bytes per second on the wire.
     #[must_use]
     pub fn bytes_per_sec(&self) -> u64 {
+        let share = self.share_bytes_per_sec.unwrap_or(u64::MAX);
+        // At a standstill nobody would report what would set it going again.
+        self.rate_bytes_per_sec.min(share).max(1)
+    }
+
+    /// The rate that the session would have by itself, in bytes per second on the wire.
+    #[must_use]
+    pub fn wanted_bytes_per_sec(&self) -> u64 {
         self.rate_bytes_per_sec
+    }
+
+    /// What the leader's other sessions leave to this one from here on; `None`: there is no limit.
+    pub fn set_share(&mut self, bytes_per_sec: Option<u64>, now: Timestamp) {
+        if self.share_bytes_per_sec != bytes_per_sec {
+            self.fill(now);
+            self.share_bytes_per_sec = bytes_per_sec;
+        }
+    }
+
+    /// An answer came so long after its question, of which at least `held` was the member's own delay.
+    pub fn answered(&mut self, after: Duration, held: Duration) {
+        if let Some(friendly) = &mut self.friendly {
+            friendly.answered(after, held);
+        }
     }
 
     fn set(&mut self, rate_bytes_per_sec: u64) {
@@ -101,7 +137,7 @@ impl Rate {
     /// Lets time fill the bucket.
     pub fn fill(&mut self, now: Timestamp) {
         let micros = u64::try_from(now.since(self.filled_at).as_micros()).unwrap_or(u64::MAX);
-        self.tokens = self.tokens.saturating_add(self.rate_bytes_per_sec.saturating_mul(micros)).min(self.tokens_max);
+        self.tokens = self.tokens.saturating_add(self.bytes_per_sec().saturating_mul(micros)).min(self.tokens_max);
         self.filled_at = self.filled_at.max(now);
     }
 
@@ -119,7 +155,7 @@ impl Rate {
     #[must_use]
     pub fn ready_at(&self, bytes: u64) -> Timestamp {
         let cost = bytes.saturating_mul(MICROS).min(self.tokens_max);
-        self.filled_at + Duration::from_micros(cost.saturating_sub(self.tokens).div_ceil(self.rate_bytes_per_sec))
+        self.filled_at + Duration::from_micros(cost.saturating_sub(self.tokens).div_ceil(self.bytes_per_sec()))
     }
 
     /// A member lost this share of what was sent in the last while.
@@ -133,6 +169,17 @@ impl Rate {
         if !self.config.adaptive {
             return;
         }
+        self.follow(worst_ppm, now);
+        if let Some(friendly) = &mut self.friendly {
+            friendly.lost(worst_ppm);
+            if let Some(cap) = friendly.cap_bytes_per_sec(self.frame_bytes) {
+                self.set(self.rate_bytes_per_sec.min(cap));
+            }
+        }
+    }
+
+    /// Moves the rate by what is delivered.
+    fn follow(&mut self, worst_ppm: u32, now: Timestamp) {
         if self.settling {
             self.settling = false;
             return;
@@ -150,7 +197,12 @@ impl Rate {
             return;
         }
         let excess_ppm = worst_ppm.saturating_sub(self.floor_ppm);
+        // A rate that is not used says nothing about a higher one.
+        let is_used = self.rate_bytes_per_sec <= self.bytes_per_sec();
         if excess_ppm <= LOSS_PPM_GROW_MAX {
+            if !is_used {
+                return;
+            }
             self.set(self.rate_bytes_per_sec + self.rate_bytes_per_sec / 20);
         } else if excess_ppm > LOSS_PPM_HOLD_MAX {
             self.cut = Some((self.rate_bytes_per_sec, worst_ppm));

@@ -33,7 +33,7 @@ const REPORT_PARTS_MAX: usize = 16;
 const UNASKED_WINDOWS: u32 = 3;
 
 /// Symbols of an object that is verified in no time: the sender's largest burst.
-const BURST_SYMBOLS: u32 = 64;
+pub(super) const BURST_SYMBOLS: u32 = 64;
 
 /// The times of a receiver.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -254,6 +254,21 @@ impl Receiver {
         receiver
     }
 
+    /// Says that this member listens on the data channel, so that the leader need not wait for it. In a
+    /// large session after a random time.
+    pub fn greet(&mut self, now: Timestamp) {
+        if !matches!(self.state, State::Gathering { .. }) {
+            return;
+        }
+        match self.large {
+            None => self.report(self.sent_through),
+            Some(large) => {
+                let at = now + large.acknowledgement_delay(&mut self.delays);
+                self.answer = Some(Answer { at, through: self.sent_through, in_any_case: true });
+            }
+        }
+    }
+
     /// What is held, for the journal.
     #[must_use]
     pub fn held(&self) -> &RangeSet {
@@ -368,7 +383,7 @@ impl Receiver {
                 self.most_planned.0 = self.most_planned.0.max(most);
             }
             Message::Close { .. } => self.close(),
-            Message::Status(_) | Message::Decline { .. } => (),
+            Message::Status(_) | Message::Decline { .. } | Message::Overflow { .. } => (),
         }
     }
 

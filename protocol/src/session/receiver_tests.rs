@@ -227,3 +227,31 @@ fn a_close_ends_the_session_and_says_whether_the_object_is_here() {
     receiver.handle_message(&close, at(0));
     assert_eq!(outputs(&mut receiver), vec![Output::Closed { complete: true }]);
 }
+
+#[test]
+fn a_member_greets_when_it_listens_and_one_that_has_the_object_has_said_so_already() {
+    let greetings = |receiver: &mut Receiver| -> Vec<(u32, bool)> {
+        receiver.greet(at(1));
+        let outputs = std::iter::from_fn(|| receiver.poll_output());
+        let status = |output| match output {
+            Output::Unicast(Message::Status(status)) => Some((status.held, status.complete)),
+            Output::Unicast(_) | Output::Restore(_) | Output::Complete | Output::Abandoned | Output::Closed { .. } => {
+                None
+            }
+        };
+        outputs.map(|output| status(output).expect("a report")).collect()
+    };
+    let geometry = Geometry::new(10 * 1328, 1328).expect("fits");
+    let mut newcomer = Receiver::new(ReceiverConfig::default(), ME, 1, geometry, 1, at(0));
+    assert_eq!(greetings(&mut newcomer), [(0, false)]);
+    let mut holder = Receiver::already_complete(ReceiverConfig::default(), ME, 1, geometry, 1, at(0));
+    assert_eq!(greetings(&mut holder), [(10, true)], "once");
+    let many = ReceiverConfig { members: 500, ..ReceiverConfig::default() };
+    let geometry = Geometry::new(1000 * 1328, 1328).expect("fits").with_blocks();
+    let mut one_of_many = Receiver::new(many, ME, 1, geometry, 1, at(0));
+    assert_eq!(greetings(&mut one_of_many), [], "not all at once");
+    let until = one_of_many.poll_timeout().expect("it is going to");
+    assert!(until <= at(11), "{until:?}");
+    one_of_many.handle_timeout(until);
+    assert!(one_of_many.poll_output().is_some());
+}

@@ -42,6 +42,7 @@
 //! [`poll_timeout`]: Sender::poll_timeout
 
 mod asking;
+mod joining;
 
 use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
@@ -140,6 +141,8 @@ pub enum Output {
 struct Round {
     /// A report that knows of this sequence is an answer.
     sequence: u32,
+    /// When it was asked, and over what time answers are spread.
+    asked: (Timestamp, Duration),
     /// Those whose answers are still waited for.
     awaited: BTreeSet<ServerId>,
     /// When to stop waiting.
@@ -159,6 +162,10 @@ pub struct Sender {
     started_at: Timestamp,
     /// The first symbols of the object, as many as may be sent.
     available: u32,
+    /// So many may be sent as soon as the members have joined the data's channel.
+    withheld: Option<u32>,
+    /// Until when to wait for them to do so.
+    joined_by: Option<Timestamp>,
     requests: Requests,
     deficits: Deficits,
     /// So many blocks were sent whole when members of a large session were last asked.
@@ -206,6 +213,8 @@ impl Sender {
             geometry,
             started_at: now,
             available: geometry.symbols_within(available_bytes),
+            withheld: None,
+            joined_by: None,
             requests: Requests::default(),
             deficits: Deficits::default(),
             asked_blocks: 0,
@@ -288,6 +297,13 @@ impl Sender {
     /// So many bytes of the stream may be sent, from its start; fewer than before change nothing.
     pub fn available(&mut self, bytes: u64, now: Timestamp) {
         let available = self.geometry.symbols_within(bytes);
+        match &mut self.withheld {
+            Some(withheld) => *withheld = available.max(*withheld),
+            None => self.offer(available, now),
+        }
+    }
+
+    fn offer(&mut self, available: u32, now: Timestamp) {
         if available > self.available {
             self.available = available;
             self.poll_at = self.poll_at.min(now + self.config.poll_interval);
@@ -328,12 +344,18 @@ impl Sender {
         if heard.completed {
             self.outputs.push_back(Output::MemberComplete(from));
         }
+        self.release_if_joined(now);
         // Up to here the member had the chance to hear everything.
         let heard_through = status.highest.max(self.sequence_at(status.poll));
         let wants = heard.served && self.want(from, status, heard_through);
         if let Some(round) = &mut self.round {
             round.cut |= heard.served && !status.more && may_be_cut(status);
             if !heard.waiting || (heard_through >= round.sequence && !status.more) {
+                let (asked_at, window) = round.asked;
+                if round.awaited.contains(&from) {
+                    // Members answer in the later half of the window.
+                    self.rate.answered(now.since(asked_at), window / 2);
+                }
                 self.answered(from, now);
             }
         } else if self.any_wanted() {
@@ -404,7 +426,8 @@ impl Sender {
         let closes_at = now + reply_window + self.config.reply_hold;
         // In a large session those who are silent need nothing more, so the round lasts for its time.
         let awaited = if self.large().is_some() { BTreeSet::new() } else { awaited };
-        self.round = Some(Round { sequence: self.sequence, awaited, closes_at, cut: false });
+        let asked = (now, reply_window);
+        self.round = Some(Round { sequence: self.sequence, asked, awaited, closes_at, cut: false });
     }
 
     /// What was asked for is sent next, in a new pass.
@@ -554,7 +577,7 @@ impl Sender {
         let config = &self.config;
         let overdue_at = self.members.overdue_at(config.silence_min, config.progress_max, self.offered_at);
         let closes_at = self.round.as_ref().map(|round| round.closes_at);
-        [overdue_at, closes_at, self.announce_at(), Some(next)].into_iter().flatten().min()
+        [overdue_at, closes_at, self.announce_at(), self.joined_by, Some(next)].into_iter().flatten().min()
     }
 
     /// When to repeat the announcement.
@@ -585,6 +608,7 @@ impl Sender {
             self.announce = Some((now + interval, interval));
             self.push_announcement();
         }
+        self.release_if_joined(now);
         if self.round.as_ref().is_some_and(|round| round.closes_at <= now) {
             self.close_round(now);
         }
@@ -600,6 +624,7 @@ impl Sender {
     fn fail(&mut self, server: ServerId, failure: Failure, now: Timestamp) {
         if !self.over && self.members.fail(server, failure) {
             self.outputs.push_back(Output::MemberFailed(server, failure));
+            self.release_if_joined(now);
             self.answered(server, now);
             self.finish_if_done(now);
         }
@@ -633,6 +658,18 @@ impl Sender {
             failed: self.members.failed(),
             millis: u64::try_from(now.since(self.started_at).as_millis()).unwrap_or(u64::MAX),
         }
+    }
+
+    /// The rate at which the session would send by itself what it has to send at present, in bytes per second
+    /// on the wire; 0 while it has nothing to send.
+    #[must_use]
+    pub fn wanted_bytes_per_sec(&self) -> u64 {
+        if self.over || !self.has_data() { 0 } else { self.rate.wanted_bytes_per_sec() }
+    }
+
+    /// What the leader's other sessions leave to this one from here on, in bytes per second on the wire.
+    pub fn set_share(&mut self, bytes_per_sec: Option<u64>, now: Timestamp) {
+        self.rate.set_share(bytes_per_sec, now);
     }
 
     /// The present rate in bytes per second on the wire, headers included.

@@ -392,3 +392,55 @@ fn of_what_members_hold_already_nothing_is_sent_and_of_what_they_lack_all() {
         assert_eq!(sent, symbols, "{expected} of 100");
     }
 }
+
+/// What is sent at these milliseconds, when members greet at these: (millisecond, member).
+fn sent_while_joining(
+    sender: &mut Sender,
+    greetings: &[(u64, usize)],
+    times: std::ops::RangeInclusive<u64>,
+) -> Vec<(u64, usize)> {
+    let mut sent = Vec::new();
+    for millis in times {
+        for (_, member) in greetings.iter().filter(|(at, _)| *at == millis) {
+            sender.handle_status(id(*member), &status(0, 0, vec![]), at(millis)).expect("a member");
+        }
+        sender.handle_timeout(at(millis));
+        let frames = frames(sender, at(millis)).len();
+        if frames > 0 {
+            sent.push((millis, frames));
+        }
+    }
+    sent
+}
+
+#[test]
+fn on_a_channel_of_its_own_data_waits_for_all_to_join_and_no_longer_than_the_wait() {
+    let mut all_greet = sender(3, 10).once_joined();
+    assert!(is_announcement(&outputs(&mut all_greet)[0]), "it is announced before");
+    assert_eq!(sent_while_joining(&mut all_greet, &[(1, 0), (1, 1), (3, 2)], 0..=9), [(3, 10)]);
+
+    let mut one_is_dead = sender(3, 10).once_joined();
+    assert_eq!(one_is_dead.poll_timeout().map(|at| at.0 / 1000), Some(2), "the announcement is repeated");
+    assert_eq!(sent_while_joining(&mut one_is_dead, &[(1, 0), (1, 1)], 0..=9), [(5, 10)]);
+
+    let mut all_have_it = sender(2, 10).once_joined();
+    for member in 0..2 {
+        all_have_it.handle_status(id(member), &complete(10), at(1)).expect("a member");
+    }
+    assert!(matches!(outputs(&mut all_have_it).pop(), Some(SenderOutput::Finished(stats)) if stats.sent_bytes == 0));
+}
+
+#[test]
+fn who_is_gone_or_declines_is_not_waited_for() {
+    let mut sender = sender(3, 10).once_joined();
+    sender.handle_decline(id(2), at(1));
+    sender.member_gone(id(1), at(1));
+    assert_eq!(sent_while_joining(&mut sender, &[(2, 0)], 1..=9), [(2, 10)]);
+}
+
+#[test]
+fn what_becomes_available_while_members_join_waits_with_the_rest() {
+    let mut sender = sender(2, 10).once_joined();
+    sender.available(10 * u64::from(SYMBOL_BYTES), at(1));
+    assert_eq!(sent_while_joining(&mut sender, &[(1, 0), (3, 1)], 1..=9), [(3, 10)]);
+}

@@ -206,8 +206,8 @@ fn index(server: ServerId) -> usize {
     u64::from_be_bytes(bytes) as usize
 }
 
-pub(super) fn announcement() -> Announcement {
-    let ticket = Ticket {
+pub(super) fn ticket() -> Ticket {
+    Ticket {
         cluster: ClusterId([1; 16]),
         site: SiteName::new("site").expect("a good name"),
         assignment: AssignmentNumber(1),
@@ -217,13 +217,17 @@ pub(super) fn announcement() -> Announcement {
         chunk_bytes: 65_536,
         targets: Vec::new(),
         expires: WallTime(1),
-    };
+        channel: None,
+    }
+}
+
+pub(super) fn announcement() -> Announcement {
     let key = PublishKey { epoch: 1, key: SecretKey::from_bytes(&[3; 32]) };
     Announcement {
         session: SESSION,
         epoch: 0x1_0000_0005,
         key_id: 4,
-        ticket: Signed::sign(&ticket, &key),
+        ticket: Signed::sign(&ticket(), &key),
         table_bytes: 0,
     }
 }
@@ -553,7 +557,11 @@ impl Segment {
                 assert_eq!(poll.poll, self.polls, "polls count from 1");
                 self.poll_sequences.insert(poll.poll, self.sequences.count());
             }
-            Message::Close { .. } | Message::Status(_) | Message::Decline { .. } | Message::Plan { .. } => (),
+            Message::Close { .. }
+            | Message::Status(_)
+            | Message::Decline { .. }
+            | Message::Plan { .. }
+            | Message::Overflow { .. } => (),
         }
         if self.is_simultaneous() {
             self.schedule(self.now + self.plan.latency, Event::ToAll(message.clone()));

@@ -153,7 +153,7 @@ impl Party {
         let body =
             postcard::to_stdvec(&Control::Session { message, transfer_port: self.transfer_port }).expect("plain data");
         let datagram = self.sealer.seal(to.map(|(server, _)| server), &body);
-        let to = to.map_or(SocketAddr::V4(self.channels.addresses.control), |(_, address)| address);
+        let to = to.map_or(self.channels.addresses.control, |(_, address)| address);
         if let Err(error) = self.channels.control_unicast.try_send_to(&datagram, to) {
             tracing::debug!(%error, "a control datagram was not sent");
         }

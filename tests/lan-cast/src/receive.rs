@@ -129,6 +129,7 @@ impl Member {
                 | Message::Close { .. }
                 | Message::Plan { .. }
                 | Message::Status(_)
+                | Message::Overflow { .. }
                 | Message::Decline { .. } => self.receptions.message(from, &message, now),
             }
             self.pump();

@@ -113,6 +113,7 @@ async fn session(
         chunk_bytes: transfer::chunk::chunk_bytes_for(object.length),
         targets: members.clone(),
         expires: WallTime(wall_time().0 + TICKET_MILLIS),
+        channel: None,
     };
     // The CCM has signed before a session begins.
     let ticket = Signed::sign(&ticket, &party.publish_key);
@@ -166,7 +167,7 @@ async fn session(
 fn heard(distribution: &mut Distribution, from: ServerId, message: &Message, now: Timestamp) {
     if let Message::Status(status) = message {
         distribution.status(from, status, now);
-    } else {
+    } else if let Message::Decline { .. } = message {
         distribution.decline(from, now);
     }
 }

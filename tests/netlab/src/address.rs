@@ -1,7 +1,7 @@
 //! Who is who in the lab: hosts, their addresses, and the words for rates.
 
 use std::fmt;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
 /// A host of the lab; each is a namespace.
@@ -27,6 +27,18 @@ impl Host {
             Self::Router(segment) => Ipv4Addr::new(10, 77, segment, 1),
             Self::Server(segment, server) => Ipv4Addr::new(10, 77, segment, 10 + server),
         }
+    }
+
+    /// The same over IPv6, in a lab that has it.
+    #[must_use]
+    pub fn address6(self) -> Ipv6Addr {
+        let (segment, host) = match self {
+            Self::Ccm => (0, 2),
+            Self::Wan => (0, 1),
+            Self::Router(segment) => (u16::from(segment), 1),
+            Self::Server(segment, server) => (u16::from(segment), 10 + u16::from(server)),
+        };
+        Ipv6Addr::new(0xfd77, 0, 0, segment, 0, 0, 0, host)
     }
 }
 

@@ -17,7 +17,7 @@ mod visitors;
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -99,6 +99,20 @@ impl FarmSpec {
     #[must_use]
     pub fn agents(mut self, configuration: &'static str) -> Self {
         self.agents = Some(configuration);
+        self
+    }
+
+    /// With switches that send multicast only to those who joined.
+    #[must_use]
+    pub fn snooping(mut self) -> Self {
+        self.lab.snooping = true;
+        self
+    }
+
+    /// With servers that have addresses of IPv6 only.
+    #[must_use]
+    pub fn ipv6(mut self) -> Self {
+        self.lab.ipv6 = true;
         self
     }
 
@@ -281,7 +295,7 @@ impl Farm {
     /// # Panics
     /// When it does not.
     pub fn start_ccm(&mut self) {
-        let listen = SocketAddr::from((Host::Ccm.address(), CCM_PORT)).to_string();
+        let listen = self.ccm_address().to_string();
         let mut command = self.lab.command(Host::Ccm, "setpriv");
         command
             .args(["--bounding-set=-dac_override,-dac_read_search", "--"])
@@ -306,6 +320,12 @@ impl Farm {
         let _status = self.cli(&["status"]).expect_code(0);
     }
 
+    fn ccm_address(&self) -> SocketAddr {
+        let address =
+            if self.lab.spec().ipv6 { Host::Ccm.address6().into() } else { IpAddr::from(Host::Ccm.address()) };
+        SocketAddr::new(address, CCM_PORT)
+    }
+
     /// Kills the CCM as `kill -9`.
     pub fn kill_ccm(&mut self) {
         self.ccm = None;
@@ -314,7 +334,7 @@ impl Farm {
     /// The command of a server's agent under another name, data directory or token.
     #[must_use]
     pub fn agent_command(&self, host: Host, name: &str, data: &Path, token: &str) -> Command {
-        let ccm = format!("https://{}:{CCM_PORT}", Host::Ccm.address());
+        let ccm = format!("https://{}", self.ccm_address());
         let mut command = self.lab.command(host, &self.binary);
         command
             .args(["agent", "--data"])
@@ -478,6 +498,12 @@ impl Farm {
     pub fn wan_since(&self, segment: u8, meter: &Meter) -> u64 {
         let carried = self.lab.wan_counters(segment).expect("the link counts").since(meter.wan[&segment]);
         carried.rx_bytes + carried.tx_bytes
+    }
+
+    /// What a server has heard from its LAN since a reading.
+    #[must_use]
+    pub fn heard_since(&self, host: Host, meter: &Meter) -> u64 {
+        self.lan(host).since(meter.lan[&host]).rx_bytes
     }
 
     /// What a server has sent to its LAN since a reading.

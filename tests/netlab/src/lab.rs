@@ -13,6 +13,7 @@ use rustix::thread::LinkNameSpaceType;
 
 use crate::address::{Host, Rate};
 use crate::command::{LabError, inside, ip_batch, run};
+use crate::multicast::snooping;
 use crate::wait::{End, Signal as _};
 
 /// Where iproute2 keeps the names of namespaces.
@@ -35,13 +36,18 @@ pub struct Spec {
     pub lan_rate: Option<Rate>,
     /// Share of multicast datagrams that each server loses, by its own dice, 0 to 1.
     pub lan_loss: Option<f64>,
+    /// Whether the segments' switches look who has joined which group, and send multicast to those only.
+    /// Without it they send it everywhere.
+    pub snooping: bool,
+    /// Whether the servers have addresses of IPv6, and none of IPv4.
+    pub ipv6: bool,
 }
 
 impl Spec {
     /// Segments and servers on perfect links.
     #[must_use]
     pub const fn of(segments: u8, servers: u8) -> Self {
-        Self { segments, servers, wan_rate: None, lan_rate: None, lan_loss: None }
+        Self { segments, servers, wan_rate: None, lan_rate: None, lan_loss: None, snooping: false, ipv6: false }
     }
 
     /// All servers.
@@ -150,6 +156,9 @@ impl Lab {
         for segment in 1..=self.spec.segments {
             self.build_segment(segment)?;
         }
+        if self.spec.ipv6 {
+            self.build_ipv6()?;
+        }
         for segment in 1..=self.spec.segments {
             self.set_wan_rate(segment, self.spec.wan_rate)?;
             self.set_lan_rate(segment, self.spec.lan_rate)?;
@@ -184,6 +193,7 @@ impl Lab {
 
     fn build_segment(&self, segment: u8) -> Result<(), LabError> {
         let uplink = 100 + segment;
+        let snooping = snooping(self.spec.snooping);
         let mut lines = format!(
             "link set lo up\n\
              address add 10.77.{uplink}.2/30 dev wan0\n\
@@ -191,7 +201,8 @@ impl Lab {
              route add default via 10.77.{uplink}.1\n\
              link add lan0 type bridge mcast_snooping 0\n\
              address add 10.77.{segment}.1/24 dev lan0\n\
-             link set lan0 up\n"
+             link set lan0 up\n\
+             {snooping}"
         );
         for server in 1..=self.spec.servers {
             let namespace = self.namespace(Host::Server(segment, server));

@@ -61,6 +61,7 @@ pub fn id(number: u16) -> ServerId {
 pub fn describe(server: ServerId, roles: Roles, revision: u64) -> MemberInfo {
     let number = u16::from_be_bytes([server.0[0], server.0[1]]);
     MemberInfo {
+        mtu: None,
         server,
         name: ServerName::new(format!("web{number}")).expect("letters and digits"),
         roles,

@@ -5,6 +5,7 @@ mod orders;
 mod routes;
 
 use std::collections::BTreeSet;
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
@@ -103,6 +104,9 @@ impl Operations for Fake {
             let _ = self.store.request_cancel(run);
             self.note(format!("cancel {run}"), ())
         })
+    }
+    fn move_segment(&self, segment: SegmentName, control: SocketAddr) -> Result<(), OperationError> {
+        self.note(format!("move {segment} to {control}"), ())
     }
     fn online(&self) -> BTreeSet<ServerId> {
         self.store.servers().unwrap().into_iter().map(|server| server.id).collect()

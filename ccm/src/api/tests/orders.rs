@@ -59,6 +59,7 @@ async fn a_group_is_made_of_known_servers_a_segment_or_all() {
         assert_eq!(create(selector).await.problem(), (422, "bad-selector"));
     }
     assert_eq!(create(json!({"servers": ["web9"]})).await.problem(), (404, "unknown-server"));
+    assert_eq!(create(json!({"all": true, "channel": "10.0.0.1:5000"})).await.problem(), (422, "bad-channel"));
     assert_eq!(create(json!({"segment": "s9"})).await.problem(), (404, "unknown-segment"));
     assert_eq!(create(json!({"site": "none", "all": true})).await.problem(), (404, "unknown-site"));
 
@@ -66,7 +67,7 @@ async fn a_group_is_made_of_known_servers_a_segment_or_all() {
     assert_eq!(made.status, StatusCode::CREATED);
     let expected = json!({
         "name": "g", "site": "www", "servers": ["web1"], "segment": null, "all": false,
-        "version": null, "published": null,
+        "channel": null, "version": null, "published": null,
     });
     assert_eq!(made.body, expected);
     assert_eq!(create(json!({"all": true})).await.problem(), (409, "exists"));
@@ -77,6 +78,22 @@ async fn a_group_is_made_of_known_servers_a_segment_or_all() {
     assert_eq!(ccm.admin("DELETE", "/api/v1/sites/www/groups/g", Value::Null).await.status, StatusCode::NO_CONTENT);
     let gone = ccm.admin("GET", "/api/v1/sites/www/groups/g", Value::Null).await;
     assert_eq!(gone.problem(), (404, "unknown-group"));
+}
+
+#[tokio::test]
+async fn the_leader_of_a_known_segment_is_told_to_move_it_to_a_channel() {
+    let ccm = ccm();
+    let order = async |segment: &str, control: &str| {
+        let path = format!("/api/v1/segments/{segment}/move");
+        ccm.admin("POST", &path, json!({"control": control})).await
+    };
+    assert_eq!(order("s1", "239.1.2.3:20000").await.problem(), (404, "unknown-segment"));
+    assert_eq!(ccm.enrol("web1").await.status, StatusCode::OK);
+    assert_eq!(order("s1", "10.0.0.1:20000").await.problem(), (422, "bad-channel"));
+    let accepted = order("s1", "239.1.2.3:20000").await;
+    assert_eq!(accepted.status, StatusCode::ACCEPTED);
+    assert_eq!(accepted.body, json!({"segment": "s1", "control": "239.1.2.3:20000"}));
+    assert_eq!(ccm.fake.asked().pop(), Some("move s1 to 239.1.2.3:20000".to_owned()));
 }
 
 #[tokio::test]

@@ -12,6 +12,7 @@ fn example(route: &RouteEntry) -> String {
         ("{run}", "99"),
         ("{id}", "none"),
         ("{server}", "none"),
+        ("{segment}", "none"),
         ("{*path}", "none.js"),
     ] {
         path = path.replace(variable, value);

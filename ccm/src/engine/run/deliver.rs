@@ -115,6 +115,13 @@ impl Execution {
             let leader = self.engine.hub.segments().get(segment).and_then(|(id, _)| names.get(id).cloned());
             self.recorder.session(segment, leader, stats, *finished);
         }
+        for (server, frames) in &progress.overflows {
+            let what = format!(
+                "its kernel dropped {frames} frames because they were not read in time; if that happens often, raise \
+                 net.core.rmem_max there"
+            );
+            self.recorder.warn(*server, &what);
+        }
         for (server, outcome) in &progress.outcomes {
             match outcome {
                 Outcome::Prepared { .. } => self.recorder.server(*server, "prepared", None),

@@ -158,6 +158,7 @@ pub(super) fn to_ccm() -> Target {
             ToCcm::Reports(vec![outcome(1), outcome(3)]),
             ToCcm::Ping,
             ToCcm::ForwardFailed { object, to: ServerId([2; 16]), reason: "none".into() },
+            ToCcm::Overflow { assignment: AssignmentNumber(4), server: ServerId([2; 16]), frames: 17 },
         ],
     )
 }

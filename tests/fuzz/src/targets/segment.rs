@@ -65,6 +65,7 @@ pub(super) fn ticket() -> Ticket {
         chunk_bytes: 65_536,
         targets: vec![ServerId([2; 16]), ServerId([3; 16])],
         expires: WallTime(2_000),
+        channel: None,
     }
 }
 
@@ -323,6 +324,7 @@ fn sessions() -> Vec<Message> {
         Message::Close { session: SESSION, failed: vec![ServerId([3; 16])] },
         Message::Decline { session: SESSION, reason: "busy: later".into() },
         Message::Plan { session: SESSION, parity: vec![(0, 3)] },
+        Message::Overflow { session: SESSION, frames: 17 },
     ]
 }
 
@@ -377,7 +379,8 @@ pub(super) fn session() -> Target {
                 | Message::Poll(_)
                 | Message::Close { .. }
                 | Message::Decline { .. }
-                | Message::Plan { .. } => None,
+                | Message::Plan { .. }
+                | Message::Overflow { .. } => None,
             };
             receiver.handle_message(&message, now);
             receiver.handle_timeout(now);

@@ -74,7 +74,7 @@ fn main() -> ExitCode {
 fn act(action: Action) -> Result<(), LabError> {
     match action {
         Action::Up { segments, servers, wan_rate, lan_rate, loss } => {
-            Lab::up_standing(Spec { segments, servers, wan_rate, lan_rate, lan_loss: loss })?;
+            Lab::up_standing(Spec { wan_rate, lan_rate, lan_loss: loss, ..Spec::of(segments, servers) })?;
             status()
         }
         Action::Down => Lab::take_down_standing(),
