@@ -81,7 +81,7 @@ impl Agent {
 
     pub(super) fn pump_offers(&mut self) -> bool {
         let mut any = false;
-        while let Some((object, output)) = self.leading.as_mut().and_then(|leading| leading.offer_output()) {
+        while let Some((object, output)) = self.leading.as_mut().and_then(super::leading::Leading::offer_output) {
             any = true;
             let Some(active) = self.leading.as_mut().and_then(|leading| leading.active.get_mut(&object)) else {
                 continue;
