@@ -287,6 +287,26 @@ mod tests {
     }
 
     #[test]
+    fn a_timer_that_paces_what_is_repeated_leaves_a_pause() {
+        for (text, section) in [
+            ("[registration]\nkeep_alive = \"0s\"", "registration"),
+            ("[registration]\nkeep_alive = \"3us\"", "registration"),
+            ("[lan]\npreempt_after = \"0s\"", "election"),
+            ("[election]\nannounce_interval = \"2us\"\nanswer_gap = \"1us\"", "election"),
+            ("[reports]\nrepeat_min = \"0.9ms\"\ngather = \"0s\"", "reports"),
+            ("[sender]\nannounce_interval = \"0s\"", "sender"),
+            ("[sender]\nstall_poll_interval_max = \"0s\"", "sender"),
+            ("[receiver]\nunasked_after = \"0s\"", "receiver"),
+        ] {
+            let Err(SettingsError::Lan(LanError::Timers { section: found, source })) = parse(text) else {
+                panic!("{text} is refused")
+            };
+            assert!(matches!(source, election::ConfigError::TooShort { .. }), "{text}: {source}");
+            assert_eq!(found, section, "{text}");
+        }
+    }
+
+    #[test]
     fn a_fixed_leader_has_a_name_and_is_on_the_roster() {
         let fixed = parse("[lan]\nelection = \"fixed\"\nleader = \"web1\"\nroster = [\"web1\", \"web2\"]").unwrap();
         assert_eq!(fixed.choice, Choice::Fixed(name("web1")));
