@@ -171,7 +171,11 @@ impl Settings {
         Self::parse(&std::fs::read_to_string(path).map_err(read)?, path)
     }
 
-    fn parse(text: &str, path: &Path) -> Result<Self, SettingsError> {
+    /// Understands the text of a configuration file; the path is for what is said of it.
+    ///
+    /// # Errors
+    /// [`SettingsError`].
+    pub fn parse(text: &str, path: &Path) -> Result<Self, SettingsError> {
         let form = |source| SettingsError::Form { path: path.to_owned(), source: Box::new(source) };
         let mut file: File = toml::from_str(text).map_err(form)?;
         let hooks = std::mem::take(&mut file.hooks).into_hooks()?;
