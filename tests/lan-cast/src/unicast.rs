@@ -83,5 +83,5 @@ pub(crate) async fn fetch(
     let identity = identity(directory, number)?;
     let fetcher = Fetcher::new(client_config(Some(&identity), identity.authority(), &[ALPN])?, store);
     let source = Source { server: Some(leader), address };
-    Ok(fetcher.fetch_rest(ticket, &source, beginning, |_| ()).await?)
+    fetcher.fetch_rest(ticket, &source, beginning, |_| ()).await.map_err(|error| CastError::Fetch(Box::new(error)))
 }

@@ -124,7 +124,7 @@ pub(super) fn answers() -> Target {
                         let Ok(mut stream) = acceptor.accept(stream).await else { continue };
                         // A request is short and comes in one piece; so does each answer go out.
                         let mut request = [0; 4_096];
-                        while let Some(answer) = answers.next() {
+                        for answer in answers.by_ref() {
                             if !matches!(stream.read(&mut request).await, Ok(bytes) if bytes > 0)
                                 || stream.write_all(&answer).await.is_err()
                             {

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeSet;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -14,7 +15,7 @@ use ccm::store::{Checkpoint, Role, RunState, Store};
 use ccm::trust::Trust;
 use ccm::trust::enrol::TokenGrant;
 use common::digest::{Digest, Version};
-use common::ids::{RunNumber, ServerId};
+use common::ids::{RunNumber, SegmentName, ServerId};
 use common::time::WallTime;
 use futures_util::future::BoxFuture;
 use http_body_util::{BodyExt as _, Full};
@@ -42,6 +43,9 @@ struct Fake {
 const ACCEPTED: Accepted = Accepted { run: RunNumber(7), state: RunState::Queued };
 
 impl Operations for Fake {
+    fn move_segment(&self, _: SegmentName, _: SocketAddr) -> Result<(), OperationError> {
+        Ok(())
+    }
     fn publish(&self, _: PublishRequest) -> BoxFuture<'_, Result<Accepted, OperationError>> {
         Box::pin(async { Ok(ACCEPTED) })
     }

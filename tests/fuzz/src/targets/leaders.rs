@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
+use ccm::engine::channels::ChannelRange;
 use ccm::engine::delivery::{Delivery, Leader};
 use ccm::engine::hub::Hub;
 use ccm::engine::wan::WanPolicy;
@@ -95,6 +96,7 @@ impl Manager {
             hub: Arc::clone(&hub),
             directory: folder.path().to_owned(),
             transfer_address: loopback(1),
+            channels: ChannelRange::default(),
         });
         let (theirs, told) = hub.connect(Leader { server: server::id(THEIRS), transfer_address: loopback(THEIRS) });
         hub.heard(&segment(THEIRS), theirs, &report(THEIRS, &[THEIRS], 1 << 32));
@@ -206,6 +208,7 @@ pub(super) fn leader() -> Target {
                     ToLeader::Drop { .. } => 'D',
                     ToLeader::Pong => 'P',
                     ToLeader::ReportSegment => 'R',
+                    ToLeader::MoveControl { .. } => 'M',
                 });
                 left = behind;
             }

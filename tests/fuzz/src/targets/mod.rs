@@ -21,8 +21,11 @@ use serde::de::DeserializeOwned;
 
 use crate::Target;
 
-/// Names of targets, and what makes them: some take a while.
-const ALL: [(&str, fn() -> Target); 27] = [
+/// A target's name, and what makes it.
+type Named = (&'static str, fn() -> Target);
+
+/// All targets; making one can take a while.
+const ALL: [Named; 27] = [
     ("datagram", segment::datagram),
     ("message", segment::message),
     ("session", segment::session),
