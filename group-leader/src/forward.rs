@@ -168,6 +168,12 @@ impl Forward {
         self.objects.get(&object).is_some_and(|known| !known.held)
     }
 
+    /// The ticket of an object that was announced.
+    #[must_use]
+    pub fn ticket(&self, object: Digest) -> Option<&Ticket> {
+        self.objects.get(&object).map(|known| &known.ticket)
+    }
+
     /// The beginning of an announced object is here, and it is large: what the members need to be told when
     /// they are sent it while the rest arrives. `None` when nobody waits for it.
     #[must_use]

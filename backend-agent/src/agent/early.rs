@@ -52,7 +52,6 @@ impl Agent {
     /// More of an object is here. At its leader, it is passed on.
     pub(super) fn arriving(&mut self, object: Digest, early: Early) {
         let now = self.clock.now();
-        let known = self.receptions.has_some_of(object);
         let own = self.identity.server;
         let Some(leading) = &mut self.leading else { return };
         let Some((signed, ticket)) = leading.forward.arriving(object) else { return };
@@ -63,6 +62,7 @@ impl Agent {
             active.early = Some(early);
             return;
         }
+        let known = leading.spread.contains(&object);
         let targets = ticket.targets.iter().copied().filter(|target| *target != own);
         let audience = Audience::new(targets, known);
         let channel = self.channels.addresses.data;

@@ -1,7 +1,7 @@
 //! What the group leader does besides: keep the roster, collect reports, talk to the CCM, store and
 //! forward, distribute.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::ops::Bound;
 use std::sync::Arc;
@@ -78,6 +78,8 @@ pub(super) struct Leading {
     segment_key: SegmentKey,
     epoch: u64,
     pub(super) forward: Forward,
+    /// Objects that were spread in the segment before this server was told to: it had something of them.
+    pub(super) spread: BTreeSet<Digest>,
     uplink: Uplink,
     pub(super) active: BTreeMap<Digest, Active>,
     members: Vec<MemberInfo>,
@@ -127,6 +129,7 @@ impl Leading {
             segment_key: identity.segment_key,
             epoch,
             forward: Forward::new(identity.publish_keys.clone()),
+            spread: BTreeSet::new(),
             uplink: Uplink::start(connect, hello, events),
             active: BTreeMap::new(),
             members,
@@ -330,6 +333,7 @@ impl Agent {
                         self.part.forget(dropped.ticket.assignment);
                     }
                     leading.forward.drop_object(object);
+                    leading.spread.remove(&object);
                 }
                 ToLeader::Pong => {}
                 ToLeader::MoveControl { to } => self.order_move(to),
@@ -402,13 +406,11 @@ impl Agent {
     fn distribute(&mut self, signed: Signed<Ticket>, ticket: &Ticket) {
         let now = self.clock.now();
         let object = ticket.object;
-        let known = self.handled.contains_key(&ticket.assignment)
-            || self.applying.contains(&ticket.assignment)
-            || self.receptions.has_some_of(object);
         self.apply(ticket.clone());
         let own = self.identity.server;
         if let Some(leading) = &mut self.leading {
             let reported = self.part.reports();
+            let known = leading.spread.contains(&object);
             let targets = ticket.targets.iter().copied().filter(|target| *target != own);
             let channel = self.channels.addresses.data;
             let active = leading

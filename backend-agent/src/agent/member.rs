@@ -49,6 +49,9 @@ pub(super) fn boot_number(data: &Path, chance: u64) -> Result<u64, IdentityError
     Ok(next)
 }
 
+/// Objects from this length on are worth looking for frames that the kernel dropped.
+const OVERFLOWS_BYTES_MIN: u64 = 4 << 20;
+
 impl Agent {
     /// Reads what waits on a socket: of this channel, or what is said to this server alone.
     pub(super) fn read_control(&mut self, socket: &UdpSocket, channel: Option<SocketAddr>, buffer: &mut [u8]) {
@@ -119,9 +122,14 @@ impl Agent {
     }
 
     /// The leader hears when the kernel dropped frames during a session, while that is under way.
-    fn tell_overflows(&mut self, session: u32, leader: ServerId) {
-        self.watch_overflows();
+    ///
+    /// Of a small object it does not: looking would take longer than the session did.
+    fn tell_overflows(&mut self, session: u32, length: u64, leader: ServerId) {
         let Some(before) = self.overflows_before.remove(&session) else { return };
+        if length < OVERFLOWS_BYTES_MIN {
+            return;
+        }
+        self.watch_overflows();
         let frames = self.overflows.saturating_sub(before);
         if frames > 0 {
             self.say_session(Some(leader), Message::Overflow { session, frames });
@@ -234,7 +242,7 @@ impl Agent {
             self.apply(ticket);
             return;
         }
-        self.watch_overflows();
+        // What was last seen: looking takes milliseconds, and the leader waits for this server's greeting.
         self.overflows_before.retain(|session, _| self.receptions.knows(*session));
         self.overflows_before.insert(session, self.overflows);
     }
@@ -370,7 +378,7 @@ impl Agent {
     pub(super) fn stored(&mut self, session: u32, ticket: Ticket, leader: ServerId, result: Result<(), String>) {
         match result {
             Ok(()) => {
-                self.tell_overflows(session, leader);
+                self.tell_overflows(session, ticket.length, leader);
                 self.receptions.confirm(session, self.clock.now());
                 self.apply(ticket);
             }

@@ -550,6 +550,15 @@ impl Agent {
         let stored = |object| objects.contains(object);
         match leading.forward.handle_notification(notification, stored, crate::worker::wall_time()) {
             Ok(object) => {
+                // Before anything comes of the notification: what this server has of the object another leader
+                // gave it, and so perhaps the others.
+                let assignment = leading.forward.ticket(object).map(|ticket| ticket.assignment);
+                let has_applied = assignment.is_some_and(|assignment| {
+                    self.handled.contains_key(&assignment) || self.applying.contains(&assignment)
+                });
+                if has_applied || self.objects.contains(object) || self.receptions.has_some_of(object) {
+                    leading.spread.insert(object);
+                }
                 if let Some(answer) = answer {
                     if self.objects.contains(object) {
                         answer.send(Ok(())).ok();

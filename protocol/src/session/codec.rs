@@ -144,29 +144,32 @@ pub fn restore<E: From<Unsolvable>>(
     Ok(())
 }
 
-/// The inverse of the matrix whose rows are these parity symbols and whose columns these positions.
+/// The inverse of the matrix whose rows are these parity symbols and whose columns these positions; `None` where
+/// they are not as many, or one is named twice.
+///
+/// With x of a parity symbol and y of a position the matrix is d(y) / (x + y), and such a matrix has an inverse in
+/// closed form: its elements are products of sums (Knuth, The Art of Computer Programming 1, 1.2.3, exercise 41).
 fn inverted(parity: &[u8], positions: &[u8]) -> Option<Vec<Vec<u8>>> {
-    let size = positions.len();
-    if parity.len() != size {
+    if parity.len() != positions.len() {
         return None;
     }
-    let unit = |row: usize| (0..size).map(move |column| u8::from(row == column));
-    let row_of = |(row, index): (usize, &u8)| {
-        positions.iter().map(|position| coefficient(*index, *position)).chain(unit(row)).collect()
+    let x: Vec<u8> = parity.iter().map(|index| 255 - index).collect();
+    // The product of the sums of an element with all of these but itself, over that with those of the other side.
+    let weight = |element: u8, place: usize, own: &[u8], other: &[u8]| {
+        let own =
+            own.iter().enumerate().filter(|(at, _)| *at != place).fold(1, |all, (_, one)| product(all, element ^ one));
+        let other = other.iter().fold(1, |all, one| product(all, element ^ one));
+        (own != 0).then(|| product(other, inverse(own)))
     };
-    let mut rows: Vec<Vec<u8>> = parity.iter().enumerate().map(row_of).collect();
-    for column in 0..size {
-        let pivot = (column..size).find(|row| rows[*row][column] != 0)?;
-        rows.swap(column, pivot);
-        let scale = inverse(rows[column][column]);
-        rows[column].iter_mut().for_each(|element| *element = product(*element, scale));
-        let pivot = rows[column].clone();
-        for (_, row) in rows.iter_mut().enumerate().filter(|(row, _)| *row != column) {
-            let factor = row[column];
-            row.iter_mut().zip(&pivot).for_each(|(element, pivot)| *element ^= product(*pivot, factor));
-        }
-    }
-    Some(rows.into_iter().map(|row| row[size..].to_vec()).collect())
+    let of_parity: Option<Vec<u8>> =
+        x.iter().enumerate().map(|(at, element)| weight(*element, at, &x, positions)).collect();
+    let of_parity = of_parity?;
+    let row = |(at, position): (usize, &u8)| {
+        let scaled = product(weight(*position, at, positions, &x)?, inverse(255 ^ position));
+        let element = |(x, of_parity): (&u8, &u8)| product(product(scaled, *of_parity), inverse(x ^ position));
+        Some(x.iter().zip(&of_parity).map(element).collect())
+    };
+    positions.iter().enumerate().map(row).collect()
 }
 
 #[cfg(test)]

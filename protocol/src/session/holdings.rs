@@ -7,6 +7,10 @@ use super::codec::Restoration;
 use super::message::gaps;
 use super::ranges::RangeSet;
 
+/// A member that lacks more than one symbol in so many of a block names them: that many parity symbols would have to
+/// be made, and solved for by each member, and mend little of what others lack.
+const NAMED_SHARE: u32 = 4;
+
 /// The parity of a block that is not whole.
 #[derive(Debug, Clone, Default)]
 struct Parity {
@@ -176,7 +180,8 @@ impl Holdings {
             let (here, next) = self.parity.get(&block).map_or((0, 0), |parity| (count(&parity.here), parity.next));
             let lacking = missing.saturating_sub(here);
             let left = self.geometry.parity_symbols().saturating_sub(next);
-            if self.tainted.contains(&block) || lacking > left {
+            let is_much = lacking * NAMED_SHARE > self.geometry.block_length(block);
+            if self.tainted.contains(&block) || lacking > left || is_much {
                 for symbol in self.missing(block) {
                     named.insert(symbol..symbol + 1);
                 }
@@ -235,16 +240,18 @@ mod tests {
     }
 
     #[test]
-    fn what_parity_cannot_mend_is_named() {
+    fn what_parity_cannot_mend_or_is_much_is_named() {
         let mut holdings = holdings(200);
         assert_eq!(holdings.lacking(200).named, vec![(0, 200)], "56 parity symbols are too few");
-        holdings.insert_run(56, 200);
-        assert_eq!(holdings.lacking(200).deficits, vec![(0, 56)]);
-        holdings.insert_parity(0, 1);
-        assert_eq!(holdings.lacking(200).named, vec![(0, 56)], "the first was lost, 54 are left");
+        holdings.insert_run(51, 200);
+        assert_eq!(holdings.lacking(200).named, vec![(0, 51)], "more than a quarter of the block");
+        holdings.insert_run(50, 51);
+        assert_eq!(holdings.lacking(200).deficits, vec![(0, 50)]);
+        holdings.insert_parity(0, 7);
+        assert_eq!(holdings.lacking(200).named, vec![(0, 50)], "seven were lost, 48 are left for 49");
         assert_eq!(holdings.remove(100, 101), 1);
-        holdings.insert_run(0, 56);
+        holdings.insert_run(0, 50);
         assert_eq!(holdings.lacking(200), Lacking { named: vec![(100, 1)], deficits: vec![] }, "found wrong");
-        assert!(!holdings.insert_parity(0, 2), "parity of it is not believed");
+        assert!(!holdings.insert_parity(0, 9), "parity of it is not believed");
     }
 }

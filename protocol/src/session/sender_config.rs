@@ -57,9 +57,10 @@ pub struct SenderConfig {
     /// During the first pass at most one frame in so many is a repair. Default 4: the end then covers
     /// little more than the last losses, and no member with many losses stops the others.
     pub repair_every: u32,
-    /// How long data on a channel of its own is held back for members to join it. Default 5 ms: several
-    /// round-trip times of a LAN. Shorter sends the first frames to nobody when members are busy, and then
-    /// again; longer lets a dead member delay the others by as much, once.
+    /// How long data on a channel of its own is held back at most for members that have not joined it. Default
+    /// 100 ms: they join within a millisecond or two, and on a busy machine within some ten; what is sent before
+    /// is lost for them, and sent again to all. Only a dead member makes the others wait so long, and is known to
+    /// be dead soon.
     pub join_wait: Duration,
     /// Least silence after which a member has failed; it must have left eight polls unanswered too.
     /// Default 1 s: twenty polls. The dead delay the end by this much, and nobody's own completion.
@@ -86,7 +87,7 @@ impl Default for SenderConfig {
             announce_interval_max: Duration::from_millis(100),
             patience_per_member: Duration::from_micros(200),
             repair_every: 4,
-            join_wait: Duration::from_millis(5),
+            join_wait: Duration::from_millis(100),
             silence_min: Duration::from_secs(1),
             progress_max: Duration::from_secs(60),
         }
