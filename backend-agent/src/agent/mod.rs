@@ -458,6 +458,7 @@ impl Agent {
             self.tell_info();
             self.remove_spent(now);
             self.watch_overflows();
+            self.keep_peers();
         }
     }
 

@@ -131,15 +131,18 @@ impl Agent {
         self.roster.is_asking = false;
         match result {
             Ok(peers) => {
-                if self.peers.learn(&peers)
-                    && let Err(error) = self.peers.save(&self.config.data)
-                {
-                    tracing::warn!(error = chain(&error), "the addresses of other servers cannot be kept");
-                }
+                self.peers.learn(&peers);
+                self.keep_peers();
             }
             Err(error) => {
                 tracing::debug!(error, "the content control manager does not say where the other servers are");
             }
+        }
+    }
+
+    pub(super) fn keep_peers(&mut self) {
+        if let Err(error) = self.peers.save(&self.config.data) {
+            tracing::warn!(error = chain(&error), "the addresses of other servers cannot be kept");
         }
     }
 }
