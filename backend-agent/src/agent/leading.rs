@@ -6,7 +6,7 @@ use std::ops::Bound;
 use std::sync::Arc;
 use std::time::Duration;
 
-use common::control::{ALPN, ToCcm, ToLeader};
+use common::control::{ALPN, SessionStats, ToCcm, ToLeader};
 use common::digest::Digest;
 use common::errors::chain;
 use common::fleet::{MemberInfo, SegmentReport};
@@ -45,6 +45,8 @@ pub(super) struct Active {
     pub(super) session: Option<(u32, Distribution)>,
     /// For those who do not hear multicast.
     pub(super) offers: Offers,
+    /// Figures of the last session.
+    pub(super) stats: SessionStats,
     progress_at: Timestamp,
 }
 
@@ -341,6 +343,7 @@ impl Agent {
                 ticket: ticket.clone(),
                 session: None,
                 offers: Offers::default(),
+                stats: SessionStats { object_bytes: ticket.length, ..SessionStats::default() },
                 progress_at: now,
             });
             leading.heard_reports(&reported);
@@ -362,7 +365,7 @@ impl Agent {
             && active.session.is_none()
             && active.offers.is_idle()
         {
-            let stats = common::control::SessionStats { object_bytes: active.ticket.length, ..Default::default() };
+            let stats = active.stats.clone();
             leading.uplink.say(ToCcm::Session { assignment: active.ticket.assignment, stats, finished: true });
         }
     }
@@ -505,6 +508,7 @@ impl Agent {
             SenderOutput::Finished(stats) => {
                 if let Some(active) = active {
                     active.session = None;
+                    active.stats = stats.clone();
                     active.audience.session_over();
                     let assignment = active.ticket.assignment;
                     self.say_ccm(ToCcm::Session { assignment, stats, finished: true });
