@@ -32,7 +32,7 @@ fn assert_it_works(farm: &mut Farm) {
     let second = stage(farm, "second", Plan { seed: 2, bytes: 2_000_000, file_bytes: 20_000 });
     farm.publish(&["--quorum", "100%"]).done();
     farm.assert_live(&farm.hosts(), &second);
-    farm.run(&["rollback", SITE, "--wait", "--quorum", "100%"]).done();
+    farm.run(&["rollback", SITE, "--quorum", "100%"]).done();
     farm.assert_live(&farm.hosts(), &first);
 
     let leader = farm.leader_of(1).expect("a leader");
@@ -100,7 +100,7 @@ fn a_server_that_alone_is_cut_from_multicast_is_served_by_unicast_at_once_and_th
             let log = farm.log(&host.to_string());
             assert!(!log.contains("what the session did not bring"), "{host} waited for a session:\n{log}");
         }
-        farm.run(&["rollback", SITE, "--wait", "--quorum", "100%"]).done();
+        farm.run(&["rollback", SITE, "--quorum", "100%"]).done();
         farm.assert_live(&farm.hosts(), &small);
     }
 }
