@@ -40,7 +40,7 @@ fn doctor_as(farm: &Farm, wrapper: &[&str], interface: &str) -> Said {
         command.args(rest).arg(env!("CARGO_BIN_EXE_pressrun"));
     }
     command.arg("doctor").arg("--data").arg(farm.agent_data(HERE));
-    command.args(["--interface", interface, "--seconds", "3", "--json"]).stdin(Stdio::null());
+    command.args(["--interface", interface, "--seconds", "5", "--json"]).stdin(Stdio::null());
     let output = command.output().expect("the doctor runs");
     Said {
         code: output.status.code(),

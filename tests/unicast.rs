@@ -32,7 +32,7 @@ fn assert_it_works(farm: &mut Farm) {
     let second = stage(farm, "second", Plan { seed: 2, bytes: 2_000_000, file_bytes: 20_000 });
     farm.publish(&["--quorum", "100%"]).done();
     farm.assert_live(&farm.hosts(), &second);
-    farm.run(&["rollback", SITE, "--wait", "--quorum", "100%"]).done();
+    farm.run(&["rollback", SITE, "--quorum", "100%"]).done();
     farm.assert_live(&farm.hosts(), &first);
 
     let leader = farm.leader_of(1).expect("a leader");
@@ -41,8 +41,8 @@ fn assert_it_works(farm: &mut Farm) {
     assert!(elected.is_some(), "nobody follows {leader}: {:#?}", farm.servers());
     farm.wait_state(leader, "offline", PATIENCE);
     let third = stage(farm, "third", Plan { seed: 3, bytes: 500_000, file_bytes: 20_000 });
-    let run = farm.publish(&[]);
-    assert!(matches!(run.state(), "done" | "partial"), "{run}");
+    let ended = farm.publish(&[]);
+    assert!(matches!(ended.state(), "done" | "partial"), "{ended}");
     let others: Vec<Host> = farm.hosts().into_iter().filter(|host| *host != leader).collect();
     farm.assert_live(&others, &third);
     farm.start_agent(leader);
@@ -101,7 +101,7 @@ fn a_server_that_alone_is_cut_from_multicast_is_served_by_unicast_at_once_and_th
             let log = farm.log(&host.to_string());
             assert!(!log.contains("what the session did not bring"), "{host} waited for a session:\n{log}");
         }
-        farm.run(&["rollback", SITE, "--wait", "--quorum", "100%"]).done();
+        farm.run(&["rollback", SITE, "--quorum", "100%"]).done();
         farm.assert_live(&farm.hosts(), &small);
     }
 }
@@ -116,7 +116,8 @@ fn servers_find_each_other_by_addresses_though_the_ccm_is_down() {
         for host in &hosts {
             farm.kill_agent(*host);
             if agents == BY_HAND {
-                std::fs::remove_file(farm.agent_data(*host).join("peers.json")).expect("it was kept");
+                // There is none where nothing was known yet.
+                std::fs::remove_file(farm.agent_data(*host).join("peers.json")).ok();
             }
         }
         let follows = |farm: &Farm| {

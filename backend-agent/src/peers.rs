@@ -1,8 +1,8 @@
 //! The other servers of the segment, by address: whom the content control manager names, whom the
 //! administrator names, and who was heard.
 //!
-//! What the content control manager said last is kept in the data directory, so that a server finds the
-//! others though the content control manager is not there when it starts. Leaves to others: whether
+//! What is known is kept in the data directory, so that a server finds the others though the content control
+//! manager is not there when it starts, and that the doctor knows whom to ask. Leaves to others: whether
 //! anything needs to be sent there ([`protocol::reach`]).
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -36,8 +36,10 @@ pub struct Peers {
     own: ServerId,
     own_address: SocketAddr,
     named: BTreeMap<ServerId, (ServerName, SocketAddr)>,
-    heard: BTreeMap<ServerId, SocketAddr>,
+    heard: BTreeMap<ServerId, (ServerName, SocketAddr)>,
     fixed: Vec<SocketAddr>,
+    /// Something is known that is not kept yet.
+    is_news: bool,
 }
 
 /// Somebody to speak to: who it is, if that is known, and where.
@@ -47,13 +49,14 @@ impl Peers {
     /// Those whom the administrator names.
     #[must_use]
     pub fn new(own: ServerId, own_address: SocketAddr, fixed: Vec<SocketAddr>) -> Self {
-        let mut peers = Self { own, own_address, named: BTreeMap::new(), heard: BTreeMap::new(), fixed: Vec::new() };
+        let (named, heard) = (BTreeMap::new(), BTreeMap::new());
+        let mut peers = Self { own, own_address, named, heard, fixed: Vec::new(), is_news: false };
         peers.fixed = fixed.into_iter().map(|address| peers.here(address)).collect();
         peers
     }
 
-    /// The content control manager names these, and no others. Returns whether that is news.
-    pub fn learn(&mut self, peers: &[Peer]) -> bool {
+    /// The content control manager names these, and no others.
+    pub fn learn(&mut self, peers: &[Peer]) {
         let mut named = BTreeMap::new();
         for peer in peers.iter().take(PEERS_MAX) {
             let Ok(server) = peer.server.parse::<ServerId>() else { continue };
@@ -61,15 +64,14 @@ impl Peers {
                 named.insert(server, (peer.name.clone(), self.here(peer.control)));
             }
         }
-        for (server, (_, address)) in &named {
-            // It moved since it was heard: else it could not be told so.
-            if self.named.get(server).is_some_and(|(_, old)| old != address) {
+        for (server, (_, old)) in &self.named {
+            // It moved since it was heard, or is gone for good.
+            if named.get(server).is_none_or(|(_, address)| address != old) {
                 self.heard.remove(server);
             }
         }
-        let news = named != self.named;
+        self.is_news |= named != self.named;
         self.named = named;
-        news
     }
 
     /// An address as it is said on this server: of an IPv6 address that means something on one link only each
@@ -84,32 +86,42 @@ impl Peers {
     }
 
     /// A datagram of this server was believed, and came from here.
-    pub fn heard(&mut self, server: ServerId, from: SocketAddr) {
+    pub fn heard(&mut self, server: ServerId, name: &ServerName, from: SocketAddr) {
+        if self.heard.get(&server).is_some_and(|(_, known)| *known == from) {
+            return;
+        }
         if self.heard.len() >= PEERS_MAX && !self.heard.contains_key(&server) {
             self.heard.clear();
         }
-        self.heard.insert(server, from);
+        self.is_news |= self.address_of(server) != Some(from);
+        self.heard.insert(server, (name.clone(), from));
     }
 
     /// Where a server is.
     #[must_use]
     pub fn address_of(&self, server: ServerId) -> Option<SocketAddr> {
-        let named = || self.named.get(&server).map(|(_, address)| *address);
-        self.heard.get(&server).copied().or_else(named)
+        self.known(server).map(|(_, address)| *address)
     }
 
-    /// The name of a server that the content control manager named.
+    /// The name of a server.
     #[must_use]
     pub fn name_of(&self, server: ServerId) -> Option<&ServerName> {
-        self.named.get(&server).map(|(name, _)| name)
+        self.known(server).map(|(name, _)| name)
+    }
+
+    fn known(&self, server: ServerId) -> Option<&(ServerName, SocketAddr)> {
+        self.heard.get(&server).or_else(|| self.named.get(&server))
+    }
+
+    fn servers(&self) -> BTreeSet<ServerId> {
+        self.named.keys().chain(self.heard.keys()).copied().collect()
     }
 
     /// Everybody else, each once.
     #[must_use]
     pub fn targets(&self) -> Vec<Target> {
-        let servers: BTreeSet<ServerId> = self.named.keys().chain(self.heard.keys()).copied().collect();
         let mut targets: Vec<Target> =
-            servers.into_iter().filter_map(|server| Some((Some(server), self.address_of(server)?))).collect();
+            self.servers().into_iter().filter_map(|server| Some((Some(server), self.address_of(server)?))).collect();
         let known: BTreeSet<SocketAddr> = targets.iter().map(|(_, address)| *address).collect();
         for address in &self.fixed {
             if !known.contains(address) && *address != self.own_address {
@@ -126,23 +138,29 @@ impl Peers {
         match serde_json::from_str::<Vec<Peer>>(&text) {
             Ok(peers) => {
                 self.learn(&peers);
+                self.is_news = false;
             }
             Err(error) => tracing::warn!(%error, file = FILE, "the addresses of other servers cannot be read"),
         }
     }
 
-    /// Keeps what the content control manager said last.
+    /// Keeps what is known, if that is not kept yet.
     ///
     /// # Errors
     /// [`IdentityError::File`].
-    pub fn save(&self, data: &Path) -> Result<(), IdentityError> {
-        let peers: Vec<Peer> = self
-            .named
-            .iter()
-            .map(|(server, (name, control))| Peer { server: server.to_string(), name: name.clone(), control: *control })
-            .collect();
+    pub fn save(&mut self, data: &Path) -> Result<(), IdentityError> {
+        if !self.is_news {
+            return Ok(());
+        }
+        let peer = |server: ServerId| {
+            let (name, control) = self.known(server)?.clone();
+            Some(Peer { server: server.to_string(), name, control })
+        };
+        let peers: Vec<Peer> = self.servers().into_iter().filter_map(peer).collect();
         let text = serde_json::to_string_pretty(&peers).expect("plain data");
-        write_private(&data.join(FILE), text.as_bytes())
+        write_private(&data.join(FILE), text.as_bytes())?;
+        self.is_news = false;
+        Ok(())
     }
 }
 
@@ -162,6 +180,10 @@ mod tests {
         Peer { server: server.to_string(), name: "web".parse().expect("good"), control }
     }
 
+    fn name() -> ServerName {
+        "web".parse().expect("good")
+    }
+
     fn peers(fixed: &[SocketAddr]) -> Peers {
         Peers::new(OWN, address(1, 40), fixed.to_vec())
     }
@@ -169,10 +191,10 @@ mod tests {
     #[test]
     fn everybody_else_is_spoken_to_once_wherever_the_address_is_from() {
         let mut peers = peers(&[address(1, 40), address(2, 40), address(4, 40)]);
-        assert!(peers.learn(&[peer(OWN, address(1, 40)), peer(TWO, address(2, 40)), peer(THREE, address(3, 40))]));
+        peers.learn(&[peer(OWN, address(1, 40)), peer(TWO, address(2, 40)), peer(THREE, address(3, 40))]);
         let expected = [(Some(TWO), address(2, 40)), (Some(THREE), address(3, 40)), (None, address(4, 40))];
         assert_eq!(peers.targets(), expected);
-        peers.heard(THREE, address(3, 41));
+        peers.heard(THREE, &name(), address(3, 41));
         assert_eq!(peers.address_of(THREE), Some(address(3, 41)), "what is heard is newer");
     }
 
@@ -180,13 +202,14 @@ mod tests {
     fn who_has_moved_is_spoken_to_at_its_new_address() {
         let mut peers = peers(&[]);
         peers.learn(&[peer(TWO, address(2, 40))]);
-        peers.heard(TWO, address(2, 40));
-        assert!(!peers.learn(&[peer(TWO, address(2, 40))]));
-        assert!(peers.learn(&[peer(TWO, address(2, 50))]));
+        peers.heard(TWO, &name(), address(2, 40));
+        peers.learn(&[peer(TWO, address(2, 50))]);
         assert_eq!(peers.address_of(TWO), Some(address(2, 50)));
-        peers.heard(TWO, address(2, 51));
+        peers.heard(TWO, &name(), address(2, 51));
         peers.learn(&[peer(TWO, address(2, 50))]);
         assert_eq!(peers.address_of(TWO), Some(address(2, 51)), "the content control manager says nothing new");
+        peers.learn(&[]);
+        assert_eq!(peers.targets(), [], "it is gone for good");
     }
 
     #[test]
@@ -214,10 +237,17 @@ mod tests {
         let mut before = peers(&[]);
         before.load(directory.path());
         before.learn(&[peer(TWO, address(2, 40))]);
+        before.heard(THREE, &name(), address(3, 40));
+        before.save(directory.path()).expect("written");
+        std::fs::remove_file(directory.path().join(FILE)).expect("it was there");
+        before.heard(THREE, &name(), address(3, 40));
+        before.save(directory.path()).expect("nothing to do");
+        assert!(!directory.path().join(FILE).exists(), "what is kept is not written again");
+        before.heard(THREE, &name(), address(3, 41));
         before.save(directory.path()).expect("written");
         let mut after = peers(&[]);
         after.load(directory.path());
-        assert_eq!(after.targets(), [(Some(TWO), address(2, 40))]);
+        assert_eq!(after.targets(), [(Some(TWO), address(2, 40)), (Some(THREE), address(3, 41))]);
         std::fs::write(directory.path().join(FILE), "[{").expect("written");
         let mut damaged = peers(&[]);
         damaged.load(directory.path());

@@ -109,11 +109,13 @@ impl Agent {
     fn say_offers(&mut self, object: Digest) {
         let Some(leading) = &mut self.leading else { return };
         let Some(active) = leading.active.get(&object).filter(|active| active.session.is_none()) else { return };
-        let stats = common::control::SessionStats {
-            object_bytes: active.ticket.length,
-            complete: active.offers.served().to_vec(),
-            ..Default::default()
-        };
+        let mut stats = active.stats.clone();
+        for server in active.offers.served() {
+            stats.failed.retain(|failed| failed != server);
+            if !stats.complete.contains(server) {
+                stats.complete.push(*server);
+            }
+        }
         let (assignment, finished) = (active.ticket.assignment, active.offers.is_idle());
         leading.say(ToCcm::Session { assignment, stats, finished });
     }

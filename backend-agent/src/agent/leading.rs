@@ -7,7 +7,7 @@ use std::ops::Bound;
 use std::sync::Arc;
 use std::time::Duration;
 
-use common::control::{ALPN, ToCcm, ToLeader};
+use common::control::{ALPN, SessionStats, ToCcm, ToLeader};
 use common::digest::Digest;
 use common::errors::chain;
 use common::fleet::{MemberInfo, SegmentReport};
@@ -54,6 +54,8 @@ pub(super) struct Active {
     pub(super) offers: Offers,
     /// As long as the object is still on its way to this server.
     pub(super) early: Option<Early>,
+    /// Figures of the last session.
+    pub(super) stats: SessionStats,
     pub(super) progress_at: Timestamp,
 }
 
@@ -66,8 +68,9 @@ impl Active {
         channel: SocketAddr,
         now: Timestamp,
     ) -> Self {
+        let stats = SessionStats { object_bytes: ticket.length, ..SessionStats::default() };
         let offers = Offers::default();
-        Self { signed, ticket, audience, session: None, channel, offers, early: None, progress_at: now }
+        Self { signed, ticket, audience, session: None, channel, offers, early: None, stats, progress_at: now }
     }
 }
 
@@ -440,7 +443,7 @@ impl Agent {
             && active.session.is_none()
             && active.offers.is_idle()
         {
-            let stats = common::control::SessionStats { object_bytes: active.ticket.length, ..Default::default() };
+            let stats = active.stats.clone();
             leading.uplink.say(ToCcm::Session { assignment: active.ticket.assignment, stats, finished: true });
         }
     }
@@ -600,6 +603,7 @@ impl Agent {
             SenderOutput::Finished(stats) => {
                 if let Some(active) = active {
                     active.session = None;
+                    active.stats = stats.clone();
                     active.audience.session_over();
                     let assignment = active.ticket.assignment;
                     self.say_ccm(ToCcm::Session { assignment, stats, finished: true });

@@ -76,7 +76,7 @@ impl Agent {
                     continue;
                 }
             };
-            self.peers.heard(opened.sender.server, from);
+            self.peers.heard(opened.sender.server, &opened.sender.name, from);
             // What was sent before this message is heard before it: data has a socket of its own, and
             // a question about frames that lie there unread would be answered with "missing".
             self.drain_data();

@@ -494,6 +494,7 @@ impl Agent {
         self.ask_again(now);
         self.reach.handle_timeout(now);
         self.ask_for_roster(now);
+        self.keep_peers(now);
         if self.host_at <= now {
             self.host_at = now + HOST_INTERVAL;
             self.tell_info();

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use common::errors::chain;
 use common::ids::ServerId;
@@ -14,16 +15,21 @@ use super::{Agent, Event};
 use crate::peers::Peer;
 use crate::roster;
 
+/// Addresses are written down so often at most.
+const KEEP_INTERVAL: Duration = Duration::from_secs(1);
+
 /// What is known of the conversation with the content control manager about addresses.
 pub(super) struct Roster {
     tls: Arc<ClientConfig>,
     asked_at: Option<Timestamp>,
     is_asking: bool,
+    /// When to keep what is new next.
+    keep_at: Timestamp,
 }
 
 impl Roster {
     pub(super) fn new(tls: Arc<ClientConfig>) -> Self {
-        Self { tls, asked_at: None, is_asking: false }
+        Self { tls, asked_at: None, is_asking: false, keep_at: Timestamp::ZERO }
     }
 }
 
@@ -142,15 +148,23 @@ impl Agent {
         self.roster.is_asking = false;
         match result {
             Ok(peers) => {
-                if self.peers.learn(&peers)
-                    && let Err(error) = self.peers.save(&self.config.data)
-                {
-                    tracing::warn!(error = chain(&error), "the addresses of other servers cannot be kept");
-                }
+                self.peers.learn(&peers);
+                self.keep_peers(self.clock.now());
             }
             Err(error) => {
                 tracing::debug!(error, "the content control manager does not say where the other servers are");
             }
+        }
+    }
+
+    /// Not after each that is heard: in a large segment many are at one moment.
+    pub(super) fn keep_peers(&mut self, now: Timestamp) {
+        if now < self.roster.keep_at {
+            return;
+        }
+        self.roster.keep_at = now + KEEP_INTERVAL;
+        if let Err(error) = self.peers.save(&self.config.data) {
+            tracing::warn!(error = chain(&error), "the addresses of other servers cannot be kept");
         }
     }
 }

@@ -217,7 +217,7 @@ impl Finding {
             Self::BufferOverflow { datagrams } => format!(
                 "The kernel dropped {datagrams} datagrams for want of receive buffers while this was looked at."
             ),
-            Self::Silent { peers } => format!("{} do not answer, neither by multicast nor by unicast.", list(peers)),
+            Self::Silent { peers } => format!("No answer, neither by multicast nor by unicast, from {}.", list(peers)),
             Self::NoAgent => "The agent of this server does not answer.".to_owned(),
         }
     }

@@ -249,6 +249,8 @@ impl Examination {
     }
 
     async fn run(&mut self, time: Duration) -> io::Result<()> {
+        // A socket that nobody has waited for yet refuses at first.
+        self.channels.control_unicast.writable().await?;
         let begin = Instant::now();
         let probe_time = time * PROBE_PERCENT / 100;
         for number in 1..=PROBES {
@@ -272,8 +274,11 @@ impl Examination {
     fn probe_all(&mut self, number: u32) {
         let group = self.channels.addresses.control;
         self.probes += 1;
-        if let Err(error) = self.say(None, group, &Message::Probe { check: self.check, number }) {
-            self.send_error = Some(error.to_string());
+        match self.say(None, group, &Message::Probe { check: self.check, number }) {
+            Ok(()) => {}
+            // Lost like any other.
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) => self.send_error = Some(error.to_string()),
         }
     }
 

@@ -135,8 +135,10 @@ impl Lab {
     /// # Errors
     /// [`LabError`] when the kernel refuses.
     pub fn add_interface(&self, server: Host, name: &str, address: &str) -> Result<(), LabError> {
-        let lines =
-            format!("link add {name} type dummy\naddress add {address} dev {name}\nlink set {name} up multicast on\n");
+        let lines = format!(
+            "link add {name} type veth peer name {name}-end\naddress add {address} dev {name}\n\
+             link set {name} up\nlink set {name}-end up\n"
+        );
         ip_batch(Some(&self.namespace(server)), &lines)
     }
 
