@@ -8,6 +8,7 @@
 #[cfg(test)]
 mod tests;
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
@@ -106,8 +107,8 @@ impl Offers {
     /// This member is to get it. Without effect while it is being offered.
     pub fn offer(&mut self, server: ServerId, now: Timestamp) {
         let interval = self.config.repeat_min;
-        if !self.open.contains_key(&server) {
-            self.open.insert(server, Offer { again_at: now + interval, interval });
+        if let Entry::Vacant(vacant) = self.open.entry(server) {
+            vacant.insert(Offer { again_at: now + interval, interval });
             self.outputs.push_back(Output::Offer(server));
         }
     }

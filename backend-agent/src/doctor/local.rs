@@ -110,9 +110,8 @@ fn answer(programs: &[&str], arguments: &[&str]) -> Option<String> {
             Ok(output) if output.status.success() && output.stdout.len() <= RULES_BYTES_MAX => {
                 return Some(String::from_utf8_lossy(&output.stdout).into_owned());
             }
-            Ok(_) => return None,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(_) => return None,
+            Ok(_) | Err(_) => return None,
         }
     }
     None

@@ -2,7 +2,7 @@
 //! its leader.
 
 use std::fs;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -58,7 +58,7 @@ fn identity(directory: &Path, number: u16) -> Result<Identity, CastError> {
 /// Serves objects from this store to all members; gives the port.
 pub(crate) async fn serve_objects(
     directory: &Path,
-    address: Ipv4Addr,
+    address: IpAddr,
     store: Arc<ObjectStore>,
 ) -> Result<u16, CastError> {
     let system = |what| move |source| CastError::System { what, source };
