@@ -21,7 +21,7 @@ struct Said {
 
 impl Said {
     fn codes(&self) -> Vec<&str> {
-        let findings = self.report["findings"].as_array().unwrap_or_else(|| panic!("no findings: {self:#?}"));
+        let findings = self.report["findings"].as_array().unwrap_or_else(|| panic!("no findings: {}", self.errors));
         findings.iter().filter_map(|finding| finding["code"].as_str()).collect()
     }
 

@@ -41,7 +41,8 @@ fn assert_it_works(farm: &mut Farm) {
     assert!(elected.is_some(), "nobody follows {leader}: {:#?}", farm.servers());
     farm.wait_state(leader, "offline", PATIENCE);
     let third = stage(farm, "third", Plan { seed: 3, bytes: 500_000, file_bytes: 20_000 });
-    let _run = farm.publish(&[]);
+    let run = farm.publish(&[]);
+    assert!(matches!(run.state(), "done" | "partial"), "{run}");
     let others: Vec<Host> = farm.hosts().into_iter().filter(|host| *host != leader).collect();
     farm.assert_live(&others, &third);
     farm.start_agent(leader);

@@ -120,10 +120,10 @@ fn pinned(token: &str) -> Result<Digest, EnrollError> {
 }
 
 #[derive(Deserialize)]
-struct Root {
-    cluster: String,
-    ca: String,
-    publish_keys: Vec<PublishKeyText>,
+pub(crate) struct Root {
+    pub(crate) cluster: String,
+    pub(crate) ca: String,
+    pub(crate) publish_keys: Vec<PublishKeyText>,
 }
 
 #[derive(Serialize)]
@@ -138,11 +138,23 @@ struct Request<'a> {
 }
 
 #[derive(Deserialize)]
-struct Answer {
+pub(crate) struct Answer {
     server: String,
-    certificate: String,
+    pub(crate) certificate: String,
     credential: String,
     segment_key: String,
+}
+
+impl Answer {
+    /// Whom it says that we are, the CCM's word for it, and the key of the segment; nothing is verified yet.
+    pub(crate) fn understood(&self) -> Result<(ServerId, Signed<Credential>, SegmentKey), EnrollError> {
+        let answer = |what: &dyn std::fmt::Display| EnrollError::Answer { what: what.to_string() };
+        let credential = unhex(&self.credential).ok_or_else(|| answer(&"the credential is not hexadecimal"))?;
+        let credential = postcard::from_bytes(&credential).map_err(|error| answer(&error))?;
+        let server = self.server.parse().map_err(|error| answer(&error))?;
+        let segment_key = SegmentKey(parse_hex(&self.segment_key).map_err(|error| answer(&error))?);
+        Ok((server, credential, segment_key))
+    }
 }
 
 #[derive(Deserialize)]
@@ -193,10 +205,8 @@ pub async fn enroll(config: &Config) -> Result<Identity, EnrollError> {
         .map_err(|error| EnrollError::Answer { what: chain(&error) })?;
     let reply = get(&url, proven, Some(Peer::Ccm), "/api/v1/enroll", Some(body)).await?;
     let reply: Answer = serde_json::from_slice(&reply).map_err(|error| answer(&error))?;
-    let credential = unhex(&reply.credential).ok_or_else(|| answer(&"the credential is not hexadecimal"))?;
-    let credential: Signed<Credential> = postcard::from_bytes(&credential).map_err(|error| answer(&error))?;
+    let (server, credential, segment_key) = reply.understood()?;
     let publish_keys = publish_keys(&root.publish_keys).map_err(|what| EnrollError::Answer { what })?;
-    let server: ServerId = reply.server.parse().map_err(|error| answer(&error))?;
     let vouched = credential.verify(&publish_keys).map_err(|error| answer(&error))?;
     let fits = vouched.cluster.to_string() == root.cluster
         && vouched.server == server
@@ -218,7 +228,7 @@ pub async fn enroll(config: &Config) -> Result<Identity, EnrollError> {
         ca: root.ca,
         credential,
         control_key,
-        segment_key: SegmentKey(parse_hex(&reply.segment_key).map_err(|error| answer(&error))?),
+        segment_key,
         publish_keys,
     })
 }

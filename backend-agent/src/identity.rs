@@ -123,7 +123,11 @@ impl Identity {
         Self::read(&text).map(Some).map_err(|what| IdentityError::Damaged { path, what })
     }
 
-    fn read(text: &str) -> Result<Self, String> {
+    /// Reads the identity from the text of its file.
+    ///
+    /// # Errors
+    /// Says what is wrong with it.
+    pub fn read(text: &str) -> Result<Self, String> {
         let stored: Stored = serde_json::from_str(text).map_err(|error| error.to_string())?;
         let said = |error: &dyn std::fmt::Display| error.to_string();
         let credential = unhex(&stored.credential).ok_or("the credential is not hexadecimal")?;
@@ -151,6 +155,15 @@ impl Identity {
     /// # Errors
     /// [`IdentityError::File`].
     pub fn save(&self, data: &Path) -> Result<(), IdentityError> {
+        write_private(&data.join(FILE), self.to_text().as_bytes())
+    }
+
+    /// The text of the identity's file.
+    ///
+    /// # Panics
+    /// Never: all of it has a text form.
+    #[must_use]
+    pub fn to_text(&self) -> String {
         let stored = Stored {
             server: self.server.to_string(),
             cluster: self.cluster.to_string(),
@@ -171,8 +184,7 @@ impl Identity {
                 .map(|(epoch, key)| PublishKeyText { epoch: *epoch, key: hex(&key.0) })
                 .collect(),
         };
-        let text = serde_json::to_string_pretty(&stored).expect("plain data");
-        write_private(&data.join(FILE), text.as_bytes())
+        serde_json::to_string_pretty(&stored).expect("plain data")
     }
 }
 

@@ -11,7 +11,7 @@ use std::time::Duration;
 use common::ids::ServerName;
 use lan_channel::interface::Family;
 use lan_channel::port::ControlPort;
-use protocol::election::{ConfigError, Standing, shorter};
+use protocol::election::{ConfigError, Standing, paces, shorter};
 use protocol::participant::Timers;
 use protocol::reach::Transport;
 use protocol::registration::MEMBERS_MAX;
@@ -219,6 +219,14 @@ impl Lan {
             ("unasked_interval_max", receiver.unasked_interval_max, "idle_max", receiver.idle_max),
         ])
         .map_err(within("receiver"))?;
+        paces(&[
+            ("poll_interval", sender.poll_interval),
+            ("poll_interval_max", sender.poll_interval_max),
+            ("stall_poll_interval_max", sender.stall_poll_interval_max),
+            ("announce_interval", sender.announce_interval),
+        ])
+        .map_err(within("sender"))?;
+        paces(&[("unasked_after", receiver.unasked_after)]).map_err(within("receiver"))?;
         // Answers must come before the round is over, and a session that waits for more must be heard of.
         shorter(&[
             (

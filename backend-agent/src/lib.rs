@@ -4,11 +4,13 @@
 //! In reading order: [`config`], [`settings`] and [`lan`] (what its administrator says), [`identity`] and
 //! [`enroll`] (who this server is), [`peers`] and [`roster`] (who else is there, and where), [`agent`] (the task that drives everything), [`receive`] (multicast
 //! sessions), [`worker`] (the interpreter's thread), [`content`] (the interpreter itself), [`hooks`] (what
-//! is run before and after), [`doctor`] (whether multicast works).
+//! is run before and after), [`doctor`] (whether multicast works); [`decoders`] for whoever tries the readers by
+//! themselves.
 
 pub mod agent;
 pub mod config;
 pub mod content;
+pub mod decoders;
 pub mod doctor;
 pub mod enroll;
 pub mod hooks;

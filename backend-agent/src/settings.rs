@@ -210,7 +210,11 @@ impl Settings {
         Self::parse(&std::fs::read_to_string(path).map_err(read)?, path)
     }
 
-    fn parse(text: &str, path: &Path) -> Result<Self, SettingsError> {
+    /// Understands the text of a configuration file; the path is for what is said of it.
+    ///
+    /// # Errors
+    /// [`SettingsError`].
+    pub fn parse(text: &str, path: &Path) -> Result<Self, SettingsError> {
         let form = |source| SettingsError::Form { path: path.to_owned(), source: Box::new(source) };
         let mut file: File = toml::from_str(text).map_err(form)?;
         let hooks = std::mem::take(&mut file.hooks).into_hooks()?;
@@ -349,6 +353,26 @@ mod tests {
         assert!(matches!(crossed, Err(SettingsError::Lan(LanError::Rates { .. }))), "{crossed:?}");
         let no_network = parse("[lan]\nttl = 64");
         assert!(matches!(no_network, Err(SettingsError::Lan(LanError::Network(_)))), "{no_network:?}");
+    }
+
+    #[test]
+    fn a_timer_that_paces_what_is_repeated_leaves_a_pause() {
+        for (text, section) in [
+            ("[registration]\nkeep_alive = \"0s\"", "registration"),
+            ("[registration]\nkeep_alive = \"3us\"", "registration"),
+            ("[lan]\npreempt_after = \"0s\"", "election"),
+            ("[election]\nannounce_interval = \"2us\"\nanswer_gap = \"1us\"", "election"),
+            ("[reports]\nrepeat_min = \"0.9ms\"\ngather = \"0s\"", "reports"),
+            ("[sender]\nannounce_interval = \"0s\"", "sender"),
+            ("[sender]\nstall_poll_interval_max = \"0s\"", "sender"),
+            ("[receiver]\nunasked_after = \"0s\"", "receiver"),
+        ] {
+            let Err(SettingsError::Lan(LanError::Timers { section: found, source })) = parse(text) else {
+                panic!("{text} is refused")
+            };
+            assert!(matches!(source, election::ConfigError::TooShort { .. }), "{text}: {source}");
+            assert_eq!(found, section, "{text}");
+        }
     }
 
     #[test]

@@ -51,6 +51,12 @@ impl Remains {
         let held = held.runs().map(|run| (run.start, run.end - run.start)).collect();
         Self { version: NOTE_VERSION, length: geometry.length(), symbol_bytes: geometry.symbol_bytes(), held }
     }
+
+    /// Reads a note; `None` when it is damaged or of a later version.
+    pub(crate) fn read(bytes: &[u8]) -> Option<Self> {
+        let remains: Self = postcard::from_bytes(bytes).ok()?;
+        (remains.version == NOTE_VERSION).then_some(remains)
+    }
 }
 
 /// Why a block could not be restored.
@@ -233,9 +239,9 @@ fn read_note(path: &Path, directory: &Path, object: Digest) -> Option<Remains> {
     if age > NOTE_LIFE || metadata.len() > NOTE_BYTES_MAX {
         return None;
     }
-    let remains: Remains = postcard::from_bytes(&fs::read(path).ok()?).ok()?;
+    let remains = Remains::read(&fs::read(path).ok()?)?;
     let part = fs::metadata(part_path(directory, object)).ok()?;
-    (remains.version == NOTE_VERSION && part.len() == remains.length).then_some(remains)
+    (part.len() == remains.length).then_some(remains)
 }
 
 #[cfg(test)]

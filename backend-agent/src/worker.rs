@@ -70,7 +70,7 @@ pub struct Scope {
 
 /// The live directories of hosted sites, as they were last used.
 #[derive(Debug, Default, Serialize, Deserialize)]
-struct Notes {
+pub(crate) struct Notes {
     sites: BTreeMap<SiteName, PathBuf>,
     /// The live version for which the hooks after the switch have run; of sites that have such hooks.
     #[serde(default)]

@@ -1,6 +1,7 @@
 //! The content control manager.
 
 pub mod api;
+pub mod decoders;
 pub mod engine;
 pub mod ingest;
 pub mod leaders;

@@ -72,7 +72,16 @@ impl Exclude {
     /// Whether this path or a directory above it is excluded.
     #[must_use]
     pub fn covers(&self, path: &ContentPath, is_directory: bool) -> bool {
-        self.matcher.matched_path_or_any_parents(path.as_str(), is_directory).is_ignore()
+        let mut found = self.matcher.matched(path.as_str(), is_directory);
+        let mut above = path.parent();
+        // The root is above every path and no path of a tree: a pattern such as `/` says nothing about it.
+        while found.is_none()
+            && let Some(directory) = above
+        {
+            found = self.matcher.matched(directory.as_str(), true);
+            above = directory.parent();
+        }
+        found.is_ignore()
     }
 
     /// Whether nothing is excluded.
@@ -97,5 +106,26 @@ mod tests {
         assert!(!exclude.matches(&path("a/uploads"), true));
         assert!(exclude.covers(&path("uploads/a/b"), false));
         assert!(Exclude::new(&["a[".to_owned()]).is_err());
+    }
+
+    #[test]
+    fn a_pattern_that_is_the_root_alone_excludes_nothing() {
+        for pattern in ["/", "//", "{,x}"] {
+            let exclude = Exclude::new(&[pattern]).expect("a good pattern");
+            for path in ["a", "a/b"].map(|text| text.parse::<ContentPath>().expect("good path")) {
+                assert!(!exclude.matches(&path, false), "{pattern} {path}");
+                assert!(!exclude.covers(&path, false), "{pattern} {path}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_a_pattern_takes_back_below_an_excluded_directory_is_not_covered() {
+        let exclude = Exclude::new(&["/logs/", "!/logs/keep", "*.tmp"]).expect("good patterns");
+        let path = |text: &str| text.parse::<ContentPath>().expect("good path");
+        assert!(!exclude.covers(&path("logs/keep"), false));
+        assert!(!exclude.covers(&path("logs/keep/deep"), false));
+        assert!(exclude.covers(&path("logs/other/deep"), false));
+        assert!(exclude.covers(&path("x.tmp/deep/er"), false));
     }
 }

@@ -92,6 +92,8 @@ impl Batch {
 #[derive(Debug)]
 struct Window {
     file: File,
+    /// So much of the file is filled; beyond it nothing may be read.
+    filled_bytes: u64,
     offset: u64,
     bytes: Vec<u8>,
 }
@@ -104,7 +106,8 @@ impl Window {
         let start = match held {
             Some(start) => start,
             None => {
-                self.fill(offset, if ahead { WINDOW_BYTES.max(bytes) } else { bytes })?;
+                let filled = usize::try_from(self.filled_bytes.saturating_sub(offset)).unwrap_or(usize::MAX);
+                self.fill(offset, if ahead { WINDOW_BYTES.min(filled).max(bytes) } else { bytes })?;
                 0
             }
         };
@@ -149,7 +152,7 @@ impl Distribution {
         let key = FrameKey::derive(segment_key, announcement.session, leader, announcement.epoch);
         let length = geometry.length();
         let sender = Sender::new(config, announcement, geometry, members.iter().copied(), length, now);
-        let object = Window { file, offset: 0, bytes: Vec::new() };
+        let object = Window { file, filled_bytes: length, offset: 0, bytes: Vec::new() };
         Self {
             sender,
             key,
@@ -168,6 +171,20 @@ impl Distribution {
     #[must_use]
     pub fn asking_first(self) -> Self {
         Self { sender: self.sender.asking_first(), ..self }
+    }
+
+    /// Only so many bytes of the object are here yet, and more will come ([`Distribution::available`]). To be
+    /// said before [`Distribution::asking_first`], and before anything is sent.
+    #[must_use]
+    pub fn so_far(self, bytes: u64) -> Self {
+        let object = Window { filled_bytes: bytes, ..self.object };
+        Self { sender: self.sender.so_far(bytes), object, ..self }
+    }
+
+    /// So many bytes of the object are here by now.
+    pub fn available(&mut self, bytes: u64, now: Timestamp) {
+        self.object.filled_bytes = self.object.filled_bytes.max(bytes);
+        self.sender.available(bytes, now);
     }
 
     /// Holds the data back until the members have joined its channel. To be said right after
@@ -328,7 +345,7 @@ mod tests {
     fn window(bytes: &[u8]) -> Window {
         let mut file = tempfile::tempfile().expect("a file");
         file.write_all(bytes).expect("written");
-        Window { file, offset: 0, bytes: Vec::new() }
+        Window { file, filled_bytes: bytes.len() as u64, offset: 0, bytes: Vec::new() }
     }
 
     #[test]
@@ -342,6 +359,17 @@ mod tests {
         }
         assert!(window.read(699_500, 1000, true).is_err(), "beyond the end");
         assert_eq!(window.read(699_500, 500, true).expect("within the file"), &bytes[699_500..]);
+    }
+
+    #[test]
+    fn nothing_is_read_ahead_that_has_not_arrived_yet() {
+        let mut window = Window { filled_bytes: 2000, ..window(&[0; 700_000]) };
+        assert_eq!(window.read(0, 1000, true).expect("within the file"), &[0; 1000]);
+        assert_eq!(window.read(1000, 1000, true).expect("within the file"), &[0; 1000]);
+        window.file.write_all_at(&[7; 698_000], 2000).expect("written");
+        window.filled_bytes = 700_000;
+        assert_eq!(window.read(2000, 1000, true).expect("within the file"), &[7; 1000]);
+        assert_eq!(window.read(3000, 1000, true).expect("within the file"), &[7; 1000]);
     }
 
     /// Takes so many pieces, then is full.

@@ -43,7 +43,7 @@ mod tests;
 use common::ids::ServerId;
 use serde::{Deserialize, Serialize};
 
-pub use config::{Config, ConfigError, shorter};
+pub use config::{Config, ConfigError, REPEATED_MIN, paces, shorter};
 pub use machine::Election;
 pub use priority::{Priority, SCORE_MAX, Standing, successor};
 

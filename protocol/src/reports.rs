@@ -24,7 +24,7 @@ use common::ids::{AssignmentNumber, ServerId};
 use common::outcome::{Outcome, Report};
 use serde::{Deserialize, Serialize};
 
-use crate::election::{ConfigError, shorter};
+use crate::election::{ConfigError, paces, shorter};
 pub use crate::registration::Destination;
 use crate::registration::parts;
 pub use collector::Collector;
@@ -256,13 +256,14 @@ impl Config {
     /// Checks the relations that leader and members rely on.
     ///
     /// # Errors
-    /// [`ConfigError`] names both timers of the relation that does not hold.
+    /// [`ConfigError`] names both timers of the relation that does not hold, or one that is too short.
     pub fn validate(&self) -> Result<(), ConfigError> {
         shorter(&[
             ("twice gather", self.gather * 2, "repeat_min", self.repeat_min),
             ("repeat_min", self.repeat_min, "repeat_max", self.repeat_max),
             ("answer_spread", self.answer_spread, "repeat_max", self.repeat_max),
-        ])
+        ])?;
+        paces(&[("repeat_min", self.repeat_min)])
     }
 }
 

@@ -9,6 +9,7 @@
 //! length; whether somebody may have it is asked of the caller.
 
 pub mod chunk;
+pub mod decoders;
 pub mod fetch;
 pub mod http;
 pub mod server;

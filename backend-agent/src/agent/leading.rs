@@ -29,6 +29,7 @@ use protocol::session::{
 use tokio::sync::mpsc;
 use transfer::tls::Peer;
 
+use super::early::Early;
 use super::member::resolve;
 use super::{Agent, Event};
 use crate::identity::Identity;
@@ -48,10 +49,26 @@ pub(super) struct Active {
     pub(super) audience: Audience,
     pub(super) session: Option<(u32, Distribution)>,
     /// Where the session's frames go.
-    channel: SocketAddr,
+    pub(super) channel: SocketAddr,
     /// For those who do not hear multicast.
     pub(super) offers: Offers,
-    progress_at: Timestamp,
+    /// As long as the object is still on its way to this server.
+    pub(super) early: Option<Early>,
+    pub(super) progress_at: Timestamp,
+}
+
+impl Active {
+    /// Not served yet, and on the segment's own data channel until a session has another.
+    pub(super) fn new(
+        audience: Audience,
+        signed: Signed<Ticket>,
+        ticket: Ticket,
+        channel: SocketAddr,
+        now: Timestamp,
+    ) -> Self {
+        let offers = Offers::default();
+        Self { signed, ticket, audience, session: None, channel, offers, early: None, progress_at: now }
+    }
 }
 
 /// Everything that only a leader has.
@@ -392,15 +409,17 @@ impl Agent {
         let own = self.identity.server;
         if let Some(leading) = &mut self.leading {
             let reported = self.part.reports();
-            leading.active.entry(object).or_insert_with(|| Active {
-                audience: Audience::new(ticket.targets.iter().copied().filter(|target| *target != own), known),
-                signed,
-                ticket: ticket.clone(),
-                session: None,
-                channel: self.channels.addresses.data,
-                offers: Offers::default(),
-                progress_at: now,
-            });
+            let targets = ticket.targets.iter().copied().filter(|target| *target != own);
+            let channel = self.channels.addresses.data;
+            let active = leading
+                .active
+                .entry(object)
+                .or_insert_with(|| Active::new(Audience::new(targets, known), signed, ticket.clone(), channel, now));
+            active.early = None;
+            active.offers.release(now);
+            if let Some((_, distribution)) = &mut active.session {
+                distribution.available(ticket.length, now);
+            }
             leading.heard_reports(&reported);
             // The CCM may not have heard what was reported before.
             let reports: Vec<Report> =
@@ -426,7 +445,7 @@ impl Agent {
     }
 
     /// Members that came or went since the object was last looked at join a session or leave it.
-    fn serve_audience(&mut self, object: Digest) {
+    pub(super) fn serve_audience(&mut self, object: Digest) {
         let now = self.clock.now();
         let Some(leading) = &mut self.leading else { return };
         let config = leading.sender_config(&self.config.lan.sender);
@@ -453,10 +472,14 @@ impl Agent {
         if join.is_empty() {
             return;
         }
-        let file = match self.objects.open_object(object) {
+        let opened = match &active.early {
+            Some(early) => early.file.try_clone().map_err(|error| chain(&error)),
+            None => self.objects.open_object(object).map_err(|error| chain(&error)),
+        };
+        let file = match opened {
             Ok(file) => file,
             Err(error) => {
-                tracing::error!(%object, error = chain(&error), "an object to distribute cannot be opened");
+                tracing::error!(%object, error, "an object to distribute cannot be opened");
                 return;
             }
         };
@@ -485,6 +508,10 @@ impl Agent {
             Distribution::start(config, announcement, geometry, file, leading.server, &leading.segment_key, &join, now);
         let addresses = self.channels.addresses;
         active.channel = addresses.data_for(channel_of(&active.ticket));
+        let distribution = match &active.early {
+            Some(early) => distribution.so_far(early.whole_bytes),
+            None => distribution,
+        };
         let distribution = if asks_first {
             distribution.asking_first()
         } else if active.channel == addresses.data {

@@ -23,9 +23,10 @@ use protocol::session::Message;
 use std::net::SocketAddr;
 use tokio::net::UdpSocket;
 use transfer::fetch::Beginning;
+use transfer::store::Assembler;
 
 use super::leading::Leading;
-use super::{Agent, DATAGRAMS_PER_TURN, Event, HANDLED_MAX, KEEP_APPLIED, host, persist_epoch};
+use super::{Agent, DATAGRAMS_PER_TURN, Event, HANDLED_MAX, KEEP_APPLIED, early, host, persist_epoch};
 use crate::identity::{IdentityError, write_private};
 use crate::lan::{Choice, Lan};
 use crate::receive::{self, Announced};
@@ -398,7 +399,8 @@ impl Agent {
         let beginning = self.receptions.beginning(ticket.object, self.clock.now());
         let (fetcher, events, ccm) = (self.fetcher.clone(), self.events.clone(), self.ccm_address.clone());
         tokio::spawn(async move {
-            let result = fetch(&fetcher, &ticket, &source, beginning, &ccm).await;
+            let progress = early::teller(events.clone());
+            let result = fetch(&fetcher, &ticket, &source, beginning, &ccm, progress).await;
             if result.is_err() {
                 // Who hears of the failure asks again at once.
                 tokio::time::sleep(FETCH_AGAIN).await;
@@ -525,13 +527,14 @@ async fn fetch(
     source: &Source,
     beginning: Option<Beginning>,
     ccm: &str,
+    progress: impl Fn(&Assembler) + Send + Sync,
 ) -> Result<(), String> {
     let source = match source.server {
         Some(_) => source.clone(),
         // The CCM is where this server knows it: its own idea of its address may be another.
         None => Source { server: None, address: resolve(ccm).await.map_err(|error| error.to_string())? },
     };
-    fetcher.fetch_rest(ticket, &source, beginning, |_| ()).await.map_err(|error| chain(&error))
+    fetcher.fetch_rest(ticket, &source, beginning, progress).await.map_err(|error| chain(&error))
 }
 
 /// The first address of a host.

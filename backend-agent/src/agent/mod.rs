@@ -11,6 +11,7 @@
 
 mod direct;
 mod doctor;
+mod early;
 mod host;
 mod leading;
 mod member;
@@ -136,6 +137,8 @@ pub(crate) enum Event {
     Stored { session: u32, ticket: Ticket, leader: ServerId, result: Result<(), String> },
     /// An object was fetched, or was not.
     Fetched { ticket: Ticket, source: Source, result: Result<(), String> },
+    /// More of an object that is being fetched is here.
+    Arriving { object: Digest, early: early::Early },
     /// Another leader was told and served, or was not.
     Forwarded { object: Digest, to: ServerId, result: Result<(), String> },
     /// The content control manager has said where the other servers are, or has not.
@@ -509,6 +512,7 @@ impl Agent {
             Event::Applied(done) => self.applied(done),
             Event::Stored { session, ticket, leader, result } => self.stored(session, ticket, leader, result),
             Event::Fetched { ticket, source, result } => self.fetched(ticket, source, &result),
+            Event::Arriving { object, early } => self.arriving(object, early),
             Event::Roster(result) => self.roster(result),
             Event::BurstOver { asker, check, frames } => self.burst_over(asker, check, frames),
             Event::Forwarded { object, to, result } => {

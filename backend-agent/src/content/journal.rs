@@ -198,7 +198,7 @@ pub(super) struct Swap {
 
 /// The journal's content.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Journal {
+pub(crate) struct Journal {
     pub(super) body: Body,
     pub(super) swap: Option<Swap>,
 }
@@ -221,12 +221,18 @@ fn new_name(name: &str) -> String {
     format!("{name}.new")
 }
 
-fn write_new(dir: BorrowedFd<'_>, name: &str, content: &impl Serialize, durable: bool) -> io::Result<()> {
+/// The bytes of a file that holds this.
+pub(crate) fn seal(content: &impl Serialize) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::from(MAGIC);
     bytes.extend_from_slice(&FORMAT.to_le_bytes());
     let mut bytes = postcard::to_extend(content, bytes).map_err(io::Error::other)?;
     let digest = *blake3::hash(&bytes).as_bytes();
     bytes.extend_from_slice(&digest);
+    Ok(bytes)
+}
+
+fn write_new(dir: BorrowedFd<'_>, name: &str, content: &impl Serialize, durable: bool) -> io::Result<()> {
+    let bytes = seal(content)?;
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC;
     let mut file: File = open_beneath(dir, OsStr::new(&new_name(name)), flags, Mode::RUSR | Mode::WUSR)?.into();
     file.write_all(&bytes)?;
@@ -261,6 +267,14 @@ pub(super) fn read_sealed<T: DeserializeOwned>(dir: BorrowedFd<'_>, name: &str) 
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error),
     };
+    unseal(&bytes).map(Some)
+}
+
+/// What the bytes of a file hold.
+///
+/// # Errors
+/// When they are damaged or have another format.
+pub(crate) fn unseal<T: DeserializeOwned>(bytes: &[u8]) -> io::Result<T> {
     let damaged = |what| io::Error::new(io::ErrorKind::InvalidData, what);
     if bytes.len() < HEAD_BYTES + DIGEST_BYTES || bytes[..8] != MAGIC {
         return Err(damaged("not a state file"));
@@ -273,7 +287,7 @@ pub(super) fn read_sealed<T: DeserializeOwned>(dir: BorrowedFd<'_>, name: &str) 
         return Err(damaged("written by another version of pressrun"));
     }
     match postcard::take_from_bytes(&sealed[HEAD_BYTES..]) {
-        Ok((content, [])) => Ok(Some(content)),
+        Ok((content, [])) => Ok(content),
         Ok(_) | Err(_) => Err(damaged("the content is not readable")),
     }
 }

@@ -47,7 +47,7 @@ pub(super) fn size(stat: &Stat) -> u64 {
 
 /// Digests by inode, all on the file system of the state directory.
 #[derive(Debug, Default, Serialize, Deserialize)]
-pub(super) struct Index {
+pub(crate) struct Index {
     stamps: BTreeMap<u64, Stamp>,
     /// Files read to be hashed since the agent opened the trees.
     #[serde(skip)]

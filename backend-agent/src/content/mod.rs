@@ -50,9 +50,11 @@ use common::time::WallTime;
 use crate::hooks::HookFailed;
 
 use errors::ContentError;
-use journal::{Body, Journal, Place, Swap};
-use local::Index;
+use journal::{Body, Place, Swap};
 use trees::{Tree, leads_nowhere, remove, stat_at};
+
+pub(crate) use journal::{Journal, seal, unseal};
+pub(crate) use local::Index;
 
 pub use errors::OpenError;
 pub use fault::{Fault, NoFault, Point};

@@ -216,12 +216,9 @@ impl ContentStore {
                 Err(source) => Err(ContentError::Io { action: "touch", path, source }),
             };
         }
-        let body = postcard::to_stdvec(manifest).expect("a manifest is plain data");
         let (incoming, mut file) = self.incoming()?;
         let written = file
-            .write_all(MANIFEST_MAGIC)
-            .and_then(|()| file.write_all(&Digest::of(&body).0))
-            .and_then(|()| file.write_all(&body))
+            .write_all(&manifest_bytes(manifest))
             .and_then(|()| file.sync_all())
             .map_err(io_error("write", &incoming))
             .and_then(|()| {
@@ -406,7 +403,18 @@ fn name(path: &Path) -> Option<Digest> {
     path.file_name()?.to_str()?.parse().ok()
 }
 
-fn parse_manifest(bytes: &[u8]) -> Option<Manifest> {
+/// A manifest as its file has it.
+pub(crate) fn manifest_bytes(manifest: &Manifest) -> Vec<u8> {
+    let head = [MANIFEST_MAGIC.as_slice(), &[0; 32]].concat();
+    let head_bytes = head.len();
+    let mut bytes = postcard::to_extend(manifest, head).expect("a manifest is plain data");
+    let digest = Digest::of(&bytes[head_bytes..]);
+    bytes[MANIFEST_MAGIC.len()..head_bytes].copy_from_slice(&digest.0);
+    bytes
+}
+
+/// Reads what [`manifest_bytes`] made; `None` when it is damaged.
+pub(crate) fn parse_manifest(bytes: &[u8]) -> Option<Manifest> {
     match postcard::take_from_bytes::<Manifest>(sound_body(bytes)?) {
         Ok((manifest, [])) => Some(manifest),
         Ok(_) | Err(_) => None,

@@ -20,7 +20,7 @@ pub(super) const SETTLED_AFTER: Duration = Duration::from_secs(2);
 
 /// What changes when a file changes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Stamp {
+pub(crate) struct Stamp {
     /// Device, major and minor number.
     pub(super) device: (u32, u32),
     /// Inode.
@@ -51,7 +51,7 @@ impl Stamp {
 
 /// What is known of one file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Indexed {
+pub(crate) struct Indexed {
     /// Its stamp when it was read.
     pub(super) stamp: Stamp,
     /// The digest of its content then.
@@ -59,7 +59,7 @@ pub(super) struct Indexed {
 }
 
 /// Files by path.
-pub(super) type Index = BTreeMap<Box<str>, Indexed>;
+pub(crate) type Index = BTreeMap<Box<str>, Indexed>;
 
 /// Reads the index. A missing or damaged one is empty.
 pub(super) fn load(path: &Path) -> Index {
@@ -78,18 +78,25 @@ pub(super) fn load(path: &Path) -> Index {
 
 /// Writes the index, whole or not at all. It is not flushed: a power cut costs a full scan.
 pub(super) fn save(path: &Path, index: &Index) -> io::Result<()> {
-    let body = postcard::to_stdvec(index).expect("the index is plain data");
-    let mut bytes = Vec::with_capacity(body.len() + 40);
-    bytes.extend_from_slice(MAGIC);
-    bytes.extend_from_slice(&Digest::of(&body).0);
-    bytes.extend_from_slice(&body);
+    let bytes = to_bytes(index);
     let mut partial = path.as_os_str().to_owned();
     partial.push(".partial");
     fs::write(&partial, bytes)?;
     fs::rename(&partial, path)
 }
 
-fn parse(bytes: &[u8]) -> Option<Index> {
+/// The index as its file has it.
+pub(crate) fn to_bytes(index: &Index) -> Vec<u8> {
+    let body = postcard::to_stdvec(index).expect("the index is plain data");
+    let mut bytes = Vec::with_capacity(body.len() + 40);
+    bytes.extend_from_slice(MAGIC);
+    bytes.extend_from_slice(&Digest::of(&body).0);
+    bytes.extend_from_slice(&body);
+    bytes
+}
+
+/// Reads what [`to_bytes`] made; `None` when it is damaged.
+pub(crate) fn parse(bytes: &[u8]) -> Option<Index> {
     let (digest, body) = bytes.strip_prefix(MAGIC)?.split_first_chunk::<32>()?;
     if Digest::of(body).0 != *digest {
         return None;

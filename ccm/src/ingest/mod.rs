@@ -14,7 +14,7 @@ pub mod build;
 pub mod content;
 pub mod diff;
 pub mod directory;
-mod index;
+pub(crate) mod index;
 pub mod inventory;
 pub mod level;
 mod old;

@@ -57,7 +57,19 @@ pub enum ConfigError {
         /// Its value.
         longer_value: Duration,
     },
+    /// It paces what is done again and again, which would be done without a pause.
+    #[error("{timer} ({value:?}) must be at least {REPEATED_MIN:?}: what it paces would be repeated without a pause")]
+    TooShort {
+        /// Name of the timer.
+        timer: &'static str,
+        /// Its value.
+        value: Duration,
+    },
 }
+
+/// Shortest timer that may pace what is repeated. No segment needs it as short; machines count time in
+/// microseconds and wait for parts of their timers, so that below some of them a machine would never sleep.
+pub const REPEATED_MIN: Duration = ms(1);
 
 const fn ms(milliseconds: u64) -> Duration {
     Duration::from_millis(milliseconds)
@@ -132,7 +144,7 @@ impl Config {
     /// Checks the relations that the machine relies on.
     ///
     /// # Errors
-    /// [`ConfigError`] names both timers of the relation that does not hold.
+    /// [`ConfigError`] names both timers of the relation that does not hold, or one that is too short.
     pub fn validate(&self) -> Result<(), ConfigError> {
         let relations = [
             ("twice announce_interval", self.announce_interval * 2, "silence_max", self.silence_max),
@@ -143,7 +155,20 @@ impl Config {
         ];
         let answers = (!self.probe.is_zero()).then_some(("answer_gap", self.answer_gap, "probe", self.probe));
         shorter(&relations)?;
-        shorter(answers.as_slice())
+        shorter(answers.as_slice())?;
+        paces(&[("announce_interval", self.announce_interval), ("vote", self.vote)])?;
+        paces(self.preempt_after.map(|wait| ("preempt_after", wait)).as_slice())
+    }
+}
+
+/// Checks that each timer that paces what is repeated is at least [`REPEATED_MIN`]; each follows its name.
+///
+/// # Errors
+/// The first that is not.
+pub fn paces(timers: &[(&'static str, Duration)]) -> Result<(), ConfigError> {
+    match timers.iter().find(|(_, value)| *value < REPEATED_MIN) {
+        Some(&(timer, value)) => Err(ConfigError::TooShort { timer, value }),
+        None => Ok(()),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::election::{ConfigError, shorter};
+use crate::election::{ConfigError, paces, shorter};
 
 /// Timers of the registration. Leader and members use the same ones.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -81,7 +81,7 @@ impl Config {
     /// Checks the relations that leader and members rely on.
     ///
     /// # Errors
-    /// [`ConfigError`] names both timers of the relation that does not hold.
+    /// [`ConfigError`] names both timers of the relation that does not hold, or one that is too short.
     pub fn validate(&self) -> Result<(), ConfigError> {
         shorter(&[
             ("roster_quiet", self.roster_quiet, "repeat_min", self.repeat_min),
@@ -89,6 +89,11 @@ impl Config {
             ("roster_quiet", self.roster_quiet, "roster_delay_max", self.roster_delay_max),
             ("roster_delay_max", self.roster_delay_max, "roster_interval", self.roster_interval),
             ("three times keep_alive", self.keep_alive * 3, "silence_max", self.silence_max),
+        ])?;
+        paces(&[
+            ("repeat_min", self.repeat_min),
+            ("keep_alive", self.keep_alive),
+            ("roster_interval", self.roster_interval),
         ])
     }
 }

@@ -255,6 +255,16 @@ impl Sender {
         self
     }
 
+    /// Only so many bytes of the stream may be sent yet. To be said right after [`Sender::new`].
+    #[must_use]
+    pub fn so_far(mut self, bytes: u64) -> Self {
+        self.available = self.geometry.symbols_within(bytes).min(self.available);
+        if self.available == 0 {
+            self.poll_at = self.started_at + self.quiet_interval;
+        }
+        self
+    }
+
     /// How the object is cut.
     #[must_use]
     pub fn geometry(&self) -> &Geometry {

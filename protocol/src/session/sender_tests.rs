@@ -346,6 +346,35 @@ fn members_that_may_hold_it_are_asked_and_those_who_do_are_sent_nothing() {
 }
 
 #[test]
+fn of_an_object_that_is_still_arriving_only_what_is_there_is_sent() {
+    let mut sender = sender(2, 100).so_far(40 * u64::from(SYMBOL_BYTES) + 5);
+    let sent = |sender: &mut Sender, now| frames(sender, now).iter().map(|header| header.carried).collect::<Vec<_>>();
+    let symbols = |range: std::ops::Range<u32>| range.map(Carried::Symbol).collect::<Vec<_>>();
+    assert_eq!(sent(&mut sender, at(1)), symbols(0..40));
+    assert_eq!(sent(&mut sender, at(30)), []);
+    sender.available(70 * u64::from(SYMBOL_BYTES), at(30));
+    assert_eq!(sent(&mut sender, at(30)), symbols(40..70));
+    sender.available(100 * u64::from(SYMBOL_BYTES), at(40));
+    let last = frames(&mut sender, at(40));
+    assert_eq!(last.len(), 30);
+    assert!(last.last().is_some_and(|header| header.flags.last && header.flags.poll));
+}
+
+#[test]
+fn of_an_arriving_object_that_members_may_hold_what_is_there_is_asked_for_and_the_rest_is_sent() {
+    let mut sender = sender(1, 100).so_far(40 * u64::from(SYMBOL_BYTES)).asking_first();
+    outputs(&mut sender);
+    assert_eq!(frames(&mut sender, at(1)), []);
+    sender.available(100 * u64::from(SYMBOL_BYTES), at(2));
+    let rest: Vec<_> = frames(&mut sender, at(2)).iter().map(|header| header.carried).collect();
+    assert_eq!(rest, (40..100).map(Carried::Symbol).collect::<Vec<_>>());
+    sender.handle_status(id(0), &status(60, 60, vec![(0, 5)]), at(3)).expect("a member");
+    let mut repairs = Vec::new();
+    run(&mut sender, at(50), |_, _, _, frames| repairs.extend(frames.iter().map(|frame| frame.carried)));
+    assert_eq!(repairs, (0..5).map(Carried::Symbol).collect::<Vec<_>>());
+}
+
+#[test]
 fn of_what_members_hold_already_nothing_is_sent_and_of_what_they_lack_all() {
     for (missing, expected) in [((0, 100), 100), ((40, 60), 60), ((99, 1), 1)] {
         let mut sender = sender(3, 100).asking_first();

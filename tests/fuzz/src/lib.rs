@@ -15,6 +15,7 @@ pub mod targets;
 use std::collections::BTreeSet;
 use std::fmt::{self, Write as _};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use mutate::Mutator;
@@ -167,6 +168,37 @@ pub fn run(target: &mut Target, more: &[Vec<u8>], seed: u64, until: Until) -> Re
             return Ok(summary);
         }
     }
+}
+
+/// Where the repository keeps inputs that reach what others do not, a directory for each target. `scripts/fuzz
+/// --guided` makes them.
+pub const CORPUS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/corpus");
+
+/// Writes inputs into a directory, each to a file that is named by its content.
+///
+/// # Errors
+/// When the directory cannot be made or a file cannot be written.
+pub fn keep(directory: &Path, inputs: &[Vec<u8>]) -> std::io::Result<()> {
+    std::fs::create_dir_all(directory)?;
+    for input in inputs {
+        std::fs::write(directory.join(&common::digest::Digest::of(input).to_string()[..16]), input)?;
+    }
+    Ok(())
+}
+
+/// The inputs in a directory, in the order of their files' names; none when there is no such directory.
+///
+/// # Errors
+/// When it, or a file in it, cannot be read.
+pub fn kept(directory: &Path) -> std::io::Result<Vec<Vec<u8>>> {
+    let entries = match std::fs::read_dir(directory) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(error),
+    };
+    let mut paths = entries.map(|entry| entry.map(|entry| entry.path())).collect::<std::io::Result<Vec<_>>>()?;
+    paths.sort();
+    paths.iter().map(std::fs::read).collect()
 }
 
 /// Lets the process have this much memory and no more: an allocation beyond it ends the process.

@@ -42,7 +42,7 @@ pub(crate) enum CastError {
     Tls(#[from] transfer::tls::TlsError),
     /// The rest of an object was not to be had.
     #[error("the rest of the object cannot be fetched")]
-    Fetch(#[from] transfer::fetch::FetchError),
+    Fetch(#[source] Box<transfer::fetch::FetchError>),
     /// The object cannot be cut into symbols.
     #[error("the object cannot be sent")]
     Geometry(#[from] protocol::session::GeometryError),

@@ -68,7 +68,7 @@ pub(crate) async fn run(arguments: &SendArguments) -> Result<(), CastError> {
     if let Some(directory) = identities {
         unicast::make_identities(directory, arguments.members)?;
         let served = Arc::new(ObjectStore::open(directory.join("objects"))?);
-        party.transfer_port = unicast::serve_objects(directory, party.channels.attachment.own, served.clone()).await?;
+        party.transfer_port = unicast::serve_objects(directory, party.channels.own(0), served.clone()).await?;
         store = Some(served);
     }
     for count in 0..arguments.sessions {

@@ -2,7 +2,7 @@
 //! its leader.
 
 use std::fs;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -55,15 +55,15 @@ fn identity(directory: &Path, number: u16) -> Result<Identity, CastError> {
     Ok(Identity::from_pem(&chain, &key, &read("ca.pem".to_owned())?)?)
 }
 
-/// Serves objects from this store to all members; gives the port.
+/// Serves objects from this store to all members, at a port of this address; gives the port.
 pub(crate) async fn serve_objects(
     directory: &Path,
-    address: IpAddr,
+    address: SocketAddr,
     store: Arc<ObjectStore>,
 ) -> Result<u16, CastError> {
     let system = |what| move |source| CastError::System { what, source };
     let config = server_config(&identity(directory, LEADER)?, &[ALPN], ClientAuth::Required)?;
-    let listener = TcpListener::bind((address, 0)).await.map_err(system("listening"))?;
+    let listener = TcpListener::bind(address).await.map_err(system("listening"))?;
     let port = listener.local_addr().map_err(system("listening"))?.port();
     let (notify, _) = mpsc::channel(1);
     let service = Arc::new(ChunkService { store, may: Arc::new(|_, _| true), notify });
@@ -83,5 +83,5 @@ pub(crate) async fn fetch(
     let identity = identity(directory, number)?;
     let fetcher = Fetcher::new(client_config(Some(&identity), identity.authority(), &[ALPN])?, store);
     let source = Source { server: Some(leader), address };
-    Ok(fetcher.fetch_rest(ticket, &source, beginning, |_| ()).await?)
+    fetcher.fetch_rest(ticket, &source, beginning, |_| ()).await.map_err(|error| CastError::Fetch(Box::new(error)))
 }

@@ -11,7 +11,7 @@ use crate::chunk::ChunkTable;
 const MAGIC: [u8; 5] = *b"PRBM\x01";
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Bitmap {
+pub(crate) struct Bitmap {
     bits: Vec<u8>,
     chunks: u32,
     set: u32,
@@ -52,7 +52,7 @@ impl Bitmap {
         self.chunks - self.set
     }
 
-    pub(super) fn to_bytes(&self, table: &ChunkTable) -> Vec<u8> {
+    pub(crate) fn to_bytes(&self, table: &ChunkTable) -> Vec<u8> {
         let mut bytes = head(table);
         bytes.extend_from_slice(&self.bits);
         let check = Digest::of(&bytes);
@@ -61,7 +61,7 @@ impl Bitmap {
     }
 
     /// `None` when it is damaged or about another object or geometry.
-    pub(super) fn from_bytes(bytes: &[u8], table: &ChunkTable) -> Option<Self> {
+    pub(crate) fn from_bytes(bytes: &[u8], table: &ChunkTable) -> Option<Self> {
         let (body, check) = bytes.split_last_chunk::<32>()?;
         if Digest::of(body).0 != *check {
             return None;

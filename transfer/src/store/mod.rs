@@ -12,7 +12,7 @@
 //! Files with other names in the directory are never touched.
 
 mod assembler;
-mod bitmap;
+pub(crate) mod bitmap;
 mod files;
 
 use std::collections::BTreeMap;

@@ -101,7 +101,7 @@ pub(super) fn requests() -> Target {
     }
 }
 
-fn request(input: &[u8]) -> Option<Request<Full<Bytes>>> {
+pub(super) fn request(input: &[u8]) -> Option<Request<Full<Bytes>>> {
     let end = input.windows(2).position(|two| two == b"\n\n")?;
     let head = std::str::from_utf8(&input[..end]).ok()?;
     let mut lines = head.split('\n');

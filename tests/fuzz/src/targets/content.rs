@@ -142,7 +142,7 @@ fn commands() -> Vec<Command> {
     ]
 }
 
-fn base() -> Manifest {
+pub(super) fn base() -> Manifest {
     let file = || Entry::File { mode: 0o644, size: 33, digest: Digest::of(CONTENT), mtime: 1 };
     let entries = ["gone", "old"].map(|path| (path.parse().expect("good"), file()));
     Manifest { entries: entries.into() }

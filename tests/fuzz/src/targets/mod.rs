@@ -1,8 +1,16 @@
 //! The decoders that are tried.
 
+mod answers;
+mod api;
+mod certificates;
 mod chunks;
 mod content;
 mod control;
+mod files;
+mod leaders;
+mod orders;
+mod parts;
+mod reception;
 mod segment;
 mod words;
 
@@ -13,24 +21,55 @@ use serde::de::DeserializeOwned;
 
 use crate::Target;
 
+/// A target's name, and what makes it.
+type Named = (&'static str, fn() -> Target);
+
+/// All targets; making one can take a while.
+const ALL: [Named; 27] = [
+    ("datagram", segment::datagram),
+    ("message", segment::message),
+    ("session", segment::session),
+    ("frame", segment::frame_header),
+    ("ticket", control::ticket),
+    ("credential", control::credential),
+    ("to-ccm", control::to_ccm),
+    ("to-leader", control::to_leader),
+    ("assignment", content::assignment),
+    ("manifest", content::manifest),
+    ("chunk-table", chunks::table),
+    ("chunk-request", chunks::requests),
+    ("words", words::words),
+    ("reception", reception::reception),
+    ("parts", parts::parts),
+    ("certificate", certificates::certificate),
+    ("api", api::api),
+    ("leader", leaders::leader),
+    ("chunk-answer", answers::answers),
+    ("state-file", files::state_file),
+    ("agent-file", files::agent_file),
+    ("ccm-file", files::ccm_file),
+    ("bitmap", files::bitmap),
+    ("settings", files::settings),
+    ("schedule", orders::schedule),
+    ("patterns", orders::patterns),
+    ("tokens", orders::tokens),
+];
+
+/// The names of all of them.
+pub fn names() -> impl Iterator<Item = &'static str> {
+    ALL.iter().map(|(name, _)| *name)
+}
+
+/// The target of that name.
+#[must_use]
+pub fn one(name: &str) -> Option<Target> {
+    ALL.iter().find(|(known, _)| *known == name).map(|(_, make)| make())
+}
+
 /// All of them.
 #[must_use]
 pub fn all() -> Vec<Target> {
-    vec![
-        segment::datagram(),
-        segment::message(),
-        segment::session(),
-        segment::frame_header(),
-        control::ticket(),
-        control::credential(),
-        control::to_ccm(),
-        control::to_leader(),
-        content::assignment(),
-        content::manifest(),
-        chunks::table(),
-        chunks::requests(),
-        words::words(),
-    ]
+    ALL.iter().map(|(_, make)| make()).collect()
 }
 
 /// What was decoded is decoded to the same when it is encoded.

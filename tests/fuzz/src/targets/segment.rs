@@ -32,7 +32,7 @@ const SESSION: u32 = 7;
 /// Most that a machine says because of one message.
 const ANSWERS_MAX: usize = 64;
 /// Inputs after which machines begin anew, so that what one input did is not hidden by all before it.
-const LIFE: u64 = 512;
+pub(super) const LIFE: u64 = 512;
 
 pub(super) fn publish_key() -> PublishKey {
     PublishKey { epoch: 1, key: SecretKey::from_bytes(&[1; 32]) }
@@ -210,7 +210,7 @@ struct Party {
     disk: Disk,
 }
 
-struct Pair {
+pub(super) struct Pair {
     leader: Party,
     member: Party,
     now: Timestamp,
@@ -234,7 +234,7 @@ impl Party {
 }
 
 impl Pair {
-    fn start() -> Self {
+    pub(super) fn start() -> Self {
         let now = Timestamp(1_000_000);
         let mut pair = Self { leader: Party::start(1, now), member: Party::start(3, now), now, counter: 0 };
         while !(pair.leader.running.is_leader() && pair.member.running.is_confirmed()) {
@@ -265,7 +265,7 @@ impl Pair {
     }
 
     /// An input, from a third server, and from the leader to the member.
-    fn hear(&mut self, input: &[u8]) {
+    pub(super) fn hear(&mut self, input: &[u8]) {
         for (from, to, leads) in [(2, 1, true), (2, 3, true), (4, 1, false), (1, 3, true)] {
             self.counter += 1;
             self.now = self.now + Duration::from_millis(1);

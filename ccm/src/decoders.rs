@@ -1,0 +1,19 @@
+//! The readers of this crate that nothing outside of it can reach, each by itself: what a CCM finds in its own
+//! files. For those who try them with damaged bytes (`tests/fuzz`); the CCM itself does not come by here.
+//!
+//! Each reads as the CCM does and writes what it understood again; `None` when the bytes are refused.
+
+use crate::ingest::content::{manifest_bytes, parse_manifest};
+use crate::ingest::index;
+
+/// `indexes/SITE`: what the last scan saw.
+#[must_use]
+pub fn scan_index(bytes: &[u8]) -> Option<Vec<u8>> {
+    index::parse(bytes).map(|index| index::to_bytes(&index))
+}
+
+/// One of `content/manifests/`.
+#[must_use]
+pub fn manifest(bytes: &[u8]) -> Option<Vec<u8>> {
+    parse_manifest(bytes).map(|manifest| manifest_bytes(&manifest))
+}
