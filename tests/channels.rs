@@ -145,14 +145,16 @@ fn a_segment_moves_to_another_control_channel_and_a_server_that_was_down_finds_i
     farm.cli(&["segment", "move", "s1", "--control", to]).expect_code(0);
     let mut writes = farm.log_writes();
     let here: Vec<Host> = farm.hosts().into_iter().filter(|host| *host != away).collect();
-    let moved = netlab::wait::wait_for(&mut writes, PATIENCE, || {
-        here.iter().all(|host| farm.log(&host.to_string()).contains("control channel is another one")).then_some(())
-    });
+    let has_moved = |farm: &Farm, host: Host| farm.log(&host.to_string()).contains("control channel is another one");
+    let moved =
+        netlab::wait::wait_for(&mut writes, PATIENCE, || here.iter().all(|host| has_moved(&farm, *host)).then_some(()));
     assert!(moved.is_some(), "the segment does not move");
     for host in &here {
         assert!(has_joined(&farm, *host, to), "{host} does not listen to {to}");
     }
-    farm.publish(&[]).done();
+    // The one that is away follows later.
+    let _run = farm.publish(&[]).ends(3, "partial");
+    farm.assert_live(&here, &farm.staging());
 
     // It knows nothing of the move: the leader says where it is at the channel that the cluster implies.
     farm.start_agent(away);
@@ -160,7 +162,9 @@ fn a_segment_moves_to_another_control_channel_and_a_server_that_was_down_finds_i
     trees::change(&farm.staging(), 6, 0.3).expect("staging");
     farm.publish(&["--quorum", "100%"]).done();
     farm.assert_live(&farm.hosts(), &farm.staging());
-    assert!(has_joined(&farm, away, to));
+    // Until it has heard that, it is reached by copies.
+    let came = netlab::wait::wait_for(&mut writes, PATIENCE, || has_moved(&farm, away).then_some(()));
+    assert!(came.is_some() && has_joined(&farm, away, to), "{away} does not come");
 
     // All remember it.
     for host in farm.hosts() {
