@@ -2,6 +2,7 @@
 //! none.
 
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use netlab::farm::{Farm, FarmSpec};
 use netlab::{Cut, Host};
@@ -14,6 +15,7 @@ const HERE: Host = Host::Server(1, 1);
 struct Said {
     code: Option<i32>,
     report: Value,
+    #[expect(dead_code, reason = "said when a check fails")]
     errors: String,
 }
 
@@ -40,6 +42,9 @@ fn doctor_as(farm: &Farm, wrapper: &[&str], interface: &str) -> Said {
         command.args(rest).arg(env!("CARGO_BIN_EXE_pressrun"));
     }
     command.arg("doctor").arg("--data").arg(farm.agent_data(HERE));
+    if farm.agent_config().exists() {
+        command.arg("--config").arg(farm.agent_config());
+    }
     command.args(["--interface", interface, "--seconds", "5", "--json"]).stdin(Stdio::null());
     let output = command.output().expect("the doctor runs");
     Said {
@@ -86,6 +91,21 @@ fn a_healthy_segment_has_no_finding_and_rates_and_losses_are_measured() {
     let leader = farm.leader_of(1).expect("a leader");
     farm.publish(&["--quorum", "100%"]).done();
     assert_eq!(farm.leader_of(1), Some(leader));
+}
+
+#[test]
+fn a_healthy_segment_has_no_finding_over_ipv6_and_where_it_was_moved_to() {
+    let spec = FarmSpec::of(env!("CARGO_BIN_EXE_pressrun"), 1, 3).ipv6().agents("[lan]\nfamily = \"ipv6\"\n");
+    let farm = Farm::start(spec, &[]);
+    doctor(&farm).names(&[], "");
+    let mut writes = farm.log_writes();
+    farm.cli(&["segment", "move", "s1", "--control", "[ff18::9]:20001"]).expect_code(0);
+    let moved = netlab::wait::wait_for(&mut writes, Duration::from_secs(60), || {
+        let says = |host: &Host| farm.log(&host.to_string()).contains("control channel is another one");
+        farm.hosts().iter().all(says).then_some(())
+    });
+    assert!(moved.is_some(), "the segment does not move");
+    doctor(&farm).names(&[], "");
 }
 
 #[test]

@@ -55,6 +55,44 @@ fn a_segment_whose_switch_forwards_no_multicast_elects_publishes_and_goes_back()
     assert_it_works(&mut farm);
 }
 
+/// Moves the segment, and waits until all these servers say that it has moved.
+fn move_to(farm: &Farm, channel: &str) {
+    let mut writes = farm.log_writes();
+    farm.cli(&["segment", "move", "s1", "--control", channel]).expect_code(0);
+    let moved = netlab::wait::wait_for(&mut writes, PATIENCE, || {
+        let says = |host: &Host| farm.log(&host.to_string()).contains("control channel is another one");
+        farm.hosts().iter().all(says).then_some(())
+    });
+    assert!(moved.is_some(), "the segment does not move");
+}
+
+#[test]
+fn a_segment_that_moves_takes_along_who_hears_no_multicast_and_that_one_finds_it_again() {
+    let deaf = Host::Server(1, 2);
+    let mut farm = Farm::start(spec(4).multicast_cut(deaf, Cut::BothWays), &[]);
+    move_to(&farm, "239.195.9.9:20001");
+    let first = stage(&farm, "first", Plan { seed: 1, bytes: 500_000, file_bytes: 20_000 });
+    farm.publish(&["--quorum", "100%"]).done();
+    farm.assert_live(&farm.hosts(), &first);
+    // It has forgotten where that was.
+    farm.kill_agent(deaf);
+    farm.wait_state(deaf, "offline", PATIENCE);
+    std::fs::remove_file(farm.agent_data(deaf).join("control-channel")).expect("it was noted");
+    farm.start_agent(deaf);
+    farm.wait_state(deaf, "online", PATIENCE);
+    let second = stage(&farm, "second", Plan { seed: 2, bytes: 500_000, file_bytes: 20_000 });
+    farm.publish(&["--quorum", "100%"]).done();
+    farm.assert_live(&farm.hosts(), &second);
+}
+
+#[test]
+fn over_ipv6_by_unicast_servers_elect_publish_and_move() {
+    let agents = "[lan]\nfamily = \"ipv6\"\ntransport = \"unicast\"\n";
+    let mut farm = Farm::start(spec(3).ipv6().agents(agents), &[]);
+    move_to(&farm, "[ff18::9]:20001");
+    assert_it_works(&mut farm);
+}
+
 #[test]
 fn by_unicast_everything_works_and_no_multicast_packet_is_sent() {
     let mut farm = Farm::start(spec(3).agents("[lan]\ntransport = \"unicast\"\n"), &[]);

@@ -9,6 +9,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use common::ids::ServerName;
+use lan_channel::interface::Family;
 use lan_channel::port::ControlPort;
 use protocol::election::{ConfigError, Standing, paces, shorter};
 use protocol::participant::Timers;
@@ -123,6 +124,14 @@ pub enum LanError {
     Peer {
         /// What was said.
         peer: SocketAddr,
+    },
+    /// An address of another version of IP than the segment's.
+    #[error("{peer} in peers does not fit family = \"{}\"", family.as_str().to_lowercase())]
+    PeerFamily {
+        /// What was said.
+        peer: SocketAddr,
+        /// The version of IP.
+        family: Family,
     },
     /// More addresses than a segment has servers.
     #[error("peers names {peers} addresses; a segment has at most {peers_max} servers")]
@@ -251,6 +260,10 @@ impl Lan {
         }
         if let Some(peer) = self.peers.iter().find(|peer| !is_a_servers(**peer)) {
             return Err(LanError::Peer { peer: *peer });
+        }
+        let family = self.network.family;
+        if let Some(peer) = self.peers.iter().find(|peer| Family::of(peer.ip()) != family) {
+            return Err(LanError::PeerFamily { peer: *peer, family });
         }
         match (&self.choice, &self.roster) {
             (Choice::Fixed(leader), Some(roster)) if !roster.contains(leader) => {

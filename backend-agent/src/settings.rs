@@ -397,6 +397,7 @@ mod tests {
         for (text, said) in [
             ("[lan]\nport = 0", "port must not be 0; left out, it is derived"),
             ("[lan]\npeers = [\"239.1.1.1:4001\"]", "239.1.1.1:4001 in peers is no address of a server"),
+            ("[lan]\npeers = [\"[fd00::2]:4001\"]", "[fd00::2]:4001 in peers does not fit family = \"ipv4\""),
             ("[lan]\npeers = [\"10.0.0.1:0\"]", "10.0.0.1:0 in peers is no address of a server"),
             ("[lan]\npeers = [\"255.255.255.255:1\"]", "255.255.255.255:1 in peers is no address of a server"),
         ] {

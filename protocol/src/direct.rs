@@ -94,6 +94,8 @@ pub struct Offers {
     config: Config,
     open: BTreeMap<ServerId, Offer>,
     served: Vec<ServerId>,
+    /// Whether the object is still on its way to the leader.
+    held: bool,
     outputs: VecDeque<Output>,
 }
 
@@ -109,7 +111,24 @@ impl Offers {
         let interval = self.config.repeat_min;
         if let Entry::Vacant(vacant) = self.open.entry(server) {
             vacant.insert(Offer { again_at: now + interval, interval });
-            self.outputs.push_back(Output::Offer(server));
+            if !self.held {
+                self.outputs.push_back(Output::Offer(server));
+            }
+        }
+    }
+
+    /// Nothing is offered until [`Offers::release`]: the object is not whole, and could not be fetched.
+    pub fn hold(&mut self) {
+        self.held = true;
+    }
+
+    /// The object is whole: who waits for it is offered it. Without effect when nothing was held.
+    pub fn release(&mut self, now: Timestamp) {
+        if std::mem::take(&mut self.held) {
+            for (server, offer) in &mut self.open {
+                offer.again_at = now + offer.interval;
+                self.outputs.push_back(Output::Offer(*server));
+            }
         }
     }
 
@@ -143,11 +162,14 @@ impl Offers {
     /// When to call [`Offers::handle_timeout`].
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Timestamp> {
-        self.open.values().map(|offer| offer.again_at).min()
+        self.open.values().map(|offer| offer.again_at).min().filter(|_| !self.held)
     }
 
     /// Time has passed.
     pub fn handle_timeout(&mut self, now: Timestamp) {
+        if self.held {
+            return;
+        }
         for (server, offer) in self.open.iter_mut().filter(|(_, offer)| offer.again_at <= now) {
             offer.interval = (offer.interval * 2).min(self.config.repeat_max.max(offer.interval));
             offer.again_at = now + offer.interval;

@@ -14,6 +14,7 @@ use protocol::direct::{Answer, Message, Output};
 use protocol::message::Control;
 
 use super::Agent;
+use super::leading::Leading;
 
 impl Agent {
     pub(super) fn direct(&mut self, sender: &Credential, from: SocketAddr, message: Message, now: Timestamp) {
@@ -81,7 +82,7 @@ impl Agent {
 
     pub(super) fn pump_offers(&mut self) -> bool {
         let mut any = false;
-        while let Some((object, output)) = self.leading.as_mut().and_then(super::leading::Leading::offer_output) {
+        while let Some((object, output)) = self.leading.as_mut().and_then(Leading::offer_output) {
             any = true;
             let Some(active) = self.leading.as_mut().and_then(|leading| leading.active.get_mut(&object)) else {
                 continue;

@@ -66,7 +66,8 @@ impl Agent {
         let targets = ticket.targets.iter().copied().filter(|target| *target != own);
         let audience = Audience::new(targets, known);
         let channel = self.channels.addresses.data;
-        let active = Active { early: Some(early), ..Active::new(audience, signed, ticket.clone(), channel, now) };
+        let mut active = Active { early: Some(early), ..Active::new(audience, signed, ticket.clone(), channel, now) };
+        active.offers.hold();
         leading.active.insert(object, active);
         self.serve_audience(object);
     }

@@ -421,6 +421,7 @@ impl Agent {
                 .entry(object)
                 .or_insert_with(|| Active::new(Audience::new(targets, known), signed, ticket.clone(), channel, now));
             active.early = None;
+            active.offers.release(now);
             if let Some((_, distribution)) = &mut active.session {
                 distribution.available(ticket.length, now);
             }

@@ -57,3 +57,19 @@ fn who_declines_or_is_gone_is_left_alone_and_others_are_not() {
     offers.withdraw(TWO);
     assert!(offers.is_idle() && offers.served().is_empty());
 }
+
+#[test]
+fn what_is_still_on_its_way_to_the_leader_is_offered_when_it_is_whole() {
+    let mut offers = Offers::default();
+    offers.hold();
+    offers.offer(ONE, ms(0));
+    offers.offer(TWO, ms(0));
+    offers.withdraw(TWO);
+    offers.handle_timeout(ms(5_000));
+    assert_eq!((drain(&mut offers), offers.poll_timeout()), (vec![], None), "it could not be fetched");
+    assert!(!offers.is_idle(), "it is not forgotten");
+    offers.release(ms(6_000));
+    assert_eq!((drain(&mut offers), offers.poll_timeout()), (vec![Output::Offer(ONE)], Some(ms(6_050))));
+    offers.release(ms(6_001));
+    assert_eq!(drain(&mut offers), [], "once");
+}

@@ -350,7 +350,8 @@ impl Farm {
     }
 
     /// Where the agents' configuration file is, if they have one.
-    fn agent_config(&self) -> PathBuf {
+    #[must_use]
+    pub fn agent_config(&self) -> PathBuf {
         self.place.path().join("agent.toml")
     }
 
