@@ -15,7 +15,6 @@ const HERE: Host = Host::Server(1, 1);
 struct Said {
     code: Option<i32>,
     report: Value,
-    #[expect(dead_code, reason = "said when a check fails")]
     errors: String,
 }
 
