@@ -41,6 +41,8 @@ use finding::FindingView;
 const PROBES: u32 = 20;
 /// Share of the time that is for probes, in percent; the rest is for bursts.
 const PROBE_PERCENT: u32 = 40;
+/// How often an agent is asked that does not answer, or may not send yet.
+const ASKED_MAX: u32 = 3;
 /// How long answers may take.
 const ANSWER_WAIT: Duration = Duration::from_millis(300);
 /// How long frames of a burst may arrive after it is said to be over.
@@ -166,6 +168,8 @@ struct Seen {
     name: String,
     address: SocketAddr,
     answer: Option<Answer>,
+    /// It has answered before, and shall say what it has heard by now.
+    is_asked: bool,
     burst: Option<Burst>,
     fresh: Option<Burst>,
 }
@@ -221,7 +225,10 @@ impl Examination {
             match server {
                 Some(server) => {
                     let name = known.name_of(server).map_or_else(|| address.to_string(), ToString::to_string);
-                    peers.insert(server, Seen { name, address, answer: None, burst: None, fresh: None });
+                    peers.insert(
+                        server,
+                        Seen { name, address, answer: None, is_asked: false, burst: None, fresh: None },
+                    );
                 }
                 None => {
                     addresses.insert(address);
@@ -263,8 +270,7 @@ impl Examination {
             }
             self.listen_until(begin + probe_time * number / PROBES).await?;
         }
-        self.probe_each(true);
-        self.listen_until(Instant::now() + ANSWER_WAIT).await?;
+        self.ask_all().await?;
         if self.transport != Transport::Unicast {
             self.take_bursts(begin + time).await?;
         }
@@ -339,9 +345,6 @@ impl Examination {
             }
         }
         self.listen_until(Instant::now() + BURST_GAP).await?;
-        // Its last answer was used up.
-        self.probe_each(true);
-        self.listen_until(Instant::now() + ANSWER_WAIT).await?;
         let burst = self.take_burst(server, true).await?;
         if let Some(peer) = self.peers.get_mut(&server) {
             peer.fresh = burst;
@@ -349,8 +352,44 @@ impl Examination {
         Ok(())
     }
 
-    /// One burst of one server; `None` when it does not say that it sent one.
+    /// Asks all what they have heard by now, those again whose answer is late or was lost.
+    async fn ask_all(&mut self) -> io::Result<()> {
+        for peer in self.peers.values_mut() {
+            peer.is_asked = peer.answer.is_some();
+        }
+        self.probe_each(true);
+        for _ in 0..ASKED_MAX {
+            self.listen_until(Instant::now() + ANSWER_WAIT).await?;
+            let late = self.peers.iter().filter(|(_, peer)| peer.is_asked);
+            let late: Vec<(ServerId, SocketAddr)> = late.map(|(server, peer)| (*server, peer.address)).collect();
+            if late.is_empty() {
+                break;
+            }
+            for (server, address) in late {
+                self.say(Some(server), address, &Message::Probe { check: self.check, number: 0 }).ok();
+            }
+        }
+        Ok(())
+    }
+
+    /// One burst of one server, which is asked again when it may not send one yet; `None` when it does not say
+    /// that it sent one.
     async fn take_burst(&mut self, server: ServerId, fresh: bool) -> io::Result<Option<Burst>> {
+        for tries in 1..=ASKED_MAX {
+            if tries > 1 || fresh {
+                // The answer whose nonce it quoted was used up.
+                self.ask_all().await?;
+            }
+            let burst = self.try_burst(server, fresh).await?;
+            if burst.is_some() || tries == ASKED_MAX {
+                return Ok(burst);
+            }
+            self.listen_until(Instant::now() + BURST_GAP).await?;
+        }
+        Ok(None)
+    }
+
+    async fn try_burst(&mut self, server: ServerId, fresh: bool) -> io::Result<Option<Burst>> {
         let Some(peer) = self.peers.get(&server) else { return Ok(None) };
         let Some(nonce) = peer.answer.as_ref().map(|answer| answer.nonce) else { return Ok(None) };
         let (check, frames, frame_bytes, address) = (self.check, BURST_FRAMES, BURST_FRAME_BYTES, peer.address);
@@ -433,9 +472,21 @@ impl Examination {
                     self.own_agent_answers = true;
                 } else if self.peers.contains_key(&sender.server) || self.peers.len() < PEERS_MAX {
                     let name = sender.name.to_string();
-                    let seen = Seen { name: name.clone(), address: from, answer: None, burst: None, fresh: None };
+                    let seen = Seen {
+                        name: name.clone(),
+                        address: from,
+                        answer: None,
+                        is_asked: false,
+                        burst: None,
+                        fresh: None,
+                    };
                     let seen = self.peers.entry(sender.server).or_insert(seen);
-                    (seen.name, seen.address, seen.answer) = (name, from, Some(answer));
+                    (seen.name, seen.address) = (name, from);
+                    // What was answered earlier may arrive later.
+                    if seen.answer.as_ref().is_none_or(|known| known.heard <= answer.heard) {
+                        seen.is_asked = false;
+                        seen.answer = Some(answer);
+                    }
                 }
             }
             Message::Busy { check } if check == self.check && is_burst => self.frames.is_refused = true,
