@@ -214,6 +214,9 @@ fn local(seen: &Observations) -> Vec<Finding> {
     if !seen.own_agent {
         findings.push(Finding::NoAgent);
     }
+    if seen.peers.is_empty() {
+        findings.push(Finding::NobodyKnown);
+    }
     findings
 }
 

@@ -110,6 +110,8 @@ pub enum Finding {
     },
     /// This server's own agent does not answer.
     NoAgent,
+    /// No other server is known, so nothing was found out about any.
+    NobodyKnown,
 }
 
 /// A finding as programs get it.
@@ -142,6 +144,7 @@ impl Finding {
             Self::BufferOverflow { .. } => "buffer-overflow",
             Self::Silent { .. } => "silent",
             Self::NoAgent => "no-agent",
+            Self::NobodyKnown => "nobody-known",
         }
     }
 
@@ -219,6 +222,9 @@ impl Finding {
             ),
             Self::Silent { peers } => format!("No answer, neither by multicast nor by unicast, from {}.", list(peers)),
             Self::NoAgent => "The agent of this server does not answer.".to_owned(),
+            Self::NobodyKnown => {
+                "No other server of the segment is known here, so whether multicast works was not found out.".to_owned()
+            }
         }
     }
 
@@ -282,6 +288,11 @@ impl Finding {
                     .to_owned()
             }
             Self::NoAgent => "Start it, or look at its log; what this found holds without it, too.".to_owned(),
+            Self::NobodyKnown => {
+                "If there are others, see that the agent reaches the content control manager, which tells it where \
+                 they are, and run this again in half a minute; or name one: `[lan] peers`."
+                    .to_owned()
+            }
         }
     }
 }

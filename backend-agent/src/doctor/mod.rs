@@ -140,7 +140,8 @@ pub async fn examine(options: &Options) -> Result<Report, DoctorError> {
     let all = interfaces.iter().map(|(interface, _)| interface).chain([&own]);
     let here = &examination.channels.attachment;
     examination.own_agent = all.map(|interface| scoped(SocketAddr::new(interface.address, port), here)).collect();
-    examination.run(options.time).await.map_err(system("listening to the segment"))?;
+    let reread = |peers: &mut Peers| peers.load(data);
+    examination.run(options.time, &mut peers, reread).await.map_err(system("listening to the segment"))?;
 
     let (drop_rules, rules_readable) = local::drop_rules(family);
     let observations = Observations {
@@ -219,23 +220,7 @@ impl Examination {
             &identity.credential,
             identity.publish_keys.clone(),
         );
-        let mut peers = BTreeMap::new();
-        let mut addresses = BTreeSet::new();
-        for (server, address) in known.targets().into_iter().take(PEERS_MAX) {
-            match server {
-                Some(server) => {
-                    let name = known.name_of(server).map_or_else(|| address.to_string(), ToString::to_string);
-                    peers.insert(
-                        server,
-                        Seen { name, address, answer: None, is_asked: false, burst: None, fresh: None },
-                    );
-                }
-                None => {
-                    addresses.insert(address);
-                }
-            }
-        }
-        Self {
+        let mut examination = Self {
             own_agent: Vec::new(),
             channels,
             doctor,
@@ -246,16 +231,35 @@ impl Examination {
             check: rand::random(),
             probes: 0,
             send_error: None,
-            peers,
-            addresses,
+            peers: BTreeMap::new(),
+            addresses: BTreeSet::new(),
             frames: Frames::default(),
             bursts: None,
             fresh: None,
             batch: FrameBatch::default(),
+        };
+        examination.learn(known);
+        examination
+    }
+
+    /// These servers may be there, too.
+    fn learn(&mut self, known: &Peers) {
+        for (server, address) in known.targets().into_iter().take(PEERS_MAX) {
+            match server {
+                Some(server) => {
+                    let name = known.name_of(server).map_or_else(|| address.to_string(), ToString::to_string);
+                    let seen = Seen { name, address, answer: None, is_asked: false, burst: None, fresh: None };
+                    self.peers.entry(server).or_insert(seen);
+                }
+                None => {
+                    self.addresses.insert(address);
+                }
+            }
         }
     }
 
-    async fn run(&mut self, time: Duration) -> io::Result<()> {
+    /// `reread` fills in what the agent has noted of the others by now.
+    async fn run(&mut self, time: Duration, known: &mut Peers, reread: impl Fn(&mut Peers)) -> io::Result<()> {
         // A socket that nobody has waited for yet refuses at first.
         self.channels.control_unicast.writable().await?;
         let begin = Instant::now();
@@ -265,7 +269,10 @@ impl Examination {
                 self.probe_all(number);
             }
             // The first may be lost.
-            if number == 1 || number == PROBES / 2 {
+            if number == 1 || number == PROBES / 2 || number == PROBES {
+                // Of an agent that has just started more is known from moment to moment.
+                reread(known);
+                self.learn(known);
                 self.probe_each(false);
             }
             self.listen_until(begin + probe_time * number / PROBES).await?;
