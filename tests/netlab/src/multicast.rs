@@ -1,7 +1,6 @@
 //! Segments that differ from the usual one in what they do with multicast, or in the version of IP; and the
 //! counting of multicast.
 
-use std::time::{Duration, Instant};
 
 use crate::address::Host;
 use crate::command::{LabError, inside, ip_batch, run};
@@ -101,33 +100,6 @@ impl Lab {
     /// [`LabError`] when they are refused.
     pub fn nft(&self, host: Host, rules: &str) -> Result<(), LabError> {
         inside(&self.namespace(host), "nft", &["-f", "-"], rules).map(drop)
-    }
-
-    /// Has the switch of a segment forward multicast only to those that it has heard join within the last
-    /// seconds, and ask nobody: what a switch with IGMP snooping does where there is no querier. Returns when
-    /// it has forgotten those who had joined.
-    ///
-    /// # Errors
-    /// [`LabError`] when the kernel refuses; [`LabError::Answer`] when it does not forget.
-    pub fn set_forgetful_snooping(&self, segment: u8) -> Result<(), LabError> {
-        let router = self.namespace(Host::Router(segment));
-        // A bridge of Linux snoops only where it knows of a querier, so it is one itself, and silent.
-        let settings = "mcast_query_interval 100000000 mcast_startup_query_count 1 \
-             mcast_startup_query_interval 100000000 mcast_query_response_interval 10 \
-             mcast_membership_interval 1000 mcast_querier 1 mcast_snooping 1";
-        ip_batch(Some(&router), &format!("link set lan0 type bridge {settings}\n"))?;
-        let deadline = Instant::now() + Duration::from_secs(60);
-        loop {
-            let known = run("bridge", &["-n", &router, "mdb", "show"], "")?;
-            if !known.contains(" grp 239.") {
-                return Ok(());
-            }
-            if Instant::now() > deadline {
-                return Err(LabError::Answer { command: "bridge mdb show".to_owned() });
-            }
-            // Nobody tells when an entry has expired.
-            std::thread::sleep(Duration::from_millis(200));
-        }
     }
 
     /// Gives a server an interface that leads nowhere.
