@@ -244,6 +244,18 @@ mod tests {
     }
 
     #[test]
+    fn what_is_kept_is_read_again_each_once_and_no_directory_holds_nothing() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let corpus = directory.path().join("target");
+        assert_eq!(kept(&corpus).expect("it is not there"), Vec::<Vec<u8>>::new());
+        let (one, other) = (b"one".to_vec(), b"other".to_vec());
+        keep(&corpus, &[one.clone(), other.clone(), one.clone()]).expect("it can be written");
+        let mut again = kept(&corpus).expect("it can be read");
+        again.sort();
+        assert_eq!(again, [one, other]);
+    }
+
+    #[test]
     fn values_that_differ_in_digits_have_one_shape() {
         assert_eq!(Shape::decoded(&(1, [0xab, 3])), Shape::decoded(&(77, [12, 5])));
         assert_ne!(Shape::decoded(&Some(1)), Shape::decoded(&None::<u8>));
