@@ -155,9 +155,13 @@ pub fn run(target: &mut Target, more: &[Vec<u8>], seed: u64, until: Until) -> Re
         let Ok(shape) = shape else { return Err(Failure { target: target.name, input }) };
         summary.inputs += 1;
         summary.decoded += u64::from(shape.decoded);
-        if (shapes.insert(shape) || is_given) && summary.kept.len() < KEPT_MAX {
+        let is_new = shapes.insert(shape);
+        if (is_new || is_given) && summary.kept.len() < KEPT_MAX {
             summary.kept.push(input.clone());
-            sources.push(input);
+            // Many of what is given may be of a form that is not read any more: they are not changed further.
+            if is_new {
+                sources.push(input);
+            }
         }
         let is_over = match until {
             Until::Inputs(inputs) => summary.inputs >= inputs,
