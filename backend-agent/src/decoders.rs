@@ -4,13 +4,17 @@
 //!
 //! Each reads as the agent does and writes what it understood again; `None` when the bytes are refused.
 
+use std::net::{Ipv4Addr, SocketAddr};
+
 use common::hex::hex;
+use common::ids::ServerId;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::content::{Index, Journal, seal, unseal};
 use crate::enroll::{Answer, Root};
 use crate::identity::Identity;
+use crate::peers::{Peer, Peers};
 use crate::spool::Remains;
 use crate::worker::Notes;
 
@@ -59,6 +63,14 @@ pub fn identity(bytes: &[u8]) -> Option<Vec<u8>> {
 #[must_use]
 pub fn site_notes(bytes: &[u8]) -> Option<Vec<u8>> {
     serde_json::to_vec(&serde_json::from_slice::<Notes>(bytes).ok()?).ok()
+}
+
+/// `peers.json`, and what the CCM answers about the segment: of it the servers that are learned.
+#[must_use]
+pub fn peers(bytes: &[u8]) -> Option<Vec<u8>> {
+    let mut peers = Peers::new(ServerId([1; 16]), SocketAddr::from((Ipv4Addr::LOCALHOST, 1)), Vec::new());
+    peers.learn(&serde_json::from_slice::<Vec<Peer>>(bytes).ok()?);
+    Some(peers.to_text().into_bytes())
 }
 
 /// The root document: cluster, authority and publish keys.

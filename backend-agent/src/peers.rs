@@ -152,15 +152,19 @@ impl Peers {
         if !self.is_news {
             return Ok(());
         }
+        write_private(&data.join(FILE), self.to_text().as_bytes())?;
+        self.is_news = false;
+        Ok(())
+    }
+
+    /// The text of the file.
+    pub(crate) fn to_text(&self) -> String {
         let peer = |server: ServerId| {
             let (name, control) = self.known(server)?.clone();
             Some(Peer { server: server.to_string(), name, control })
         };
         let peers: Vec<Peer> = self.servers().into_iter().filter_map(peer).collect();
-        let text = serde_json::to_string_pretty(&peers).expect("plain data");
-        write_private(&data.join(FILE), text.as_bytes())?;
-        self.is_news = false;
-        Ok(())
+        serde_json::to_string_pretty(&peers).expect("plain data")
     }
 }
 

@@ -155,9 +155,13 @@ pub fn run(target: &mut Target, more: &[Vec<u8>], seed: u64, until: Until) -> Re
         let Ok(shape) = shape else { return Err(Failure { target: target.name, input }) };
         summary.inputs += 1;
         summary.decoded += u64::from(shape.decoded);
-        if (shapes.insert(shape) || is_given) && summary.kept.len() < KEPT_MAX {
+        let is_new = shapes.insert(shape);
+        if (is_new || is_given) && summary.kept.len() < KEPT_MAX {
             summary.kept.push(input.clone());
-            sources.push(input);
+            // Many of what is given may be of a form that is not read any more: they are not changed further.
+            if is_new {
+                sources.push(input);
+            }
         }
         let is_over = match until {
             Until::Inputs(inputs) => summary.inputs >= inputs,
@@ -241,6 +245,18 @@ mod tests {
         let summary = run(&mut target, &[], 1, Until::Inputs(200_000)).expect("nothing panics");
         assert_eq!((summary.shapes, summary.kept.len()), (6, 6), "{summary:?}");
         assert!(summary.decoded > 0);
+    }
+
+    #[test]
+    fn what_is_kept_is_read_again_each_once_and_no_directory_holds_nothing() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let corpus = directory.path().join("target");
+        assert_eq!(kept(&corpus).expect("it is not there"), Vec::<Vec<u8>>::new());
+        let (one, other) = (b"one".to_vec(), b"other".to_vec());
+        keep(&corpus, &[one.clone(), other.clone(), one.clone()]).expect("it can be written");
+        let mut again = kept(&corpus).expect("it can be read");
+        again.sort();
+        assert_eq!(again, [one, other]);
     }
 
     #[test]

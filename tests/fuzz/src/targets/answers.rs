@@ -67,8 +67,12 @@ pub(super) fn answers() -> Target {
     let identity = identity();
     let client = client_config(Some(&identity), identity.authority(), &[ALPN]).expect("a configuration");
     let server = server_config(&identity, &[ALPN], ClientAuth::Required).expect("a configuration");
-    let patience =
-        Patience { tries: 2, first_pause: Duration::ZERO, longest_pause: Duration::ZERO, idle: Duration::from_secs(5) };
+    let patience = Patience {
+        tries: 2,
+        first_pause: Duration::ZERO,
+        longest_pause: Duration::ZERO,
+        idle: Duration::from_millis(200),
+    };
     let fetcher = Fetcher::new(client, Arc::clone(&store)).with_patience(patience);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     let loopback = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));

@@ -11,11 +11,13 @@ use ccm::api::operations::{
     RestoreRequest, RollbackRequest,
 };
 use ccm::api::{ApiState, router};
-use ccm::store::{Checkpoint, Role, RunState, Store};
+use ccm::store::{Checkpoint, Role, RunState, ServerRecord, Store};
 use ccm::trust::Trust;
 use ccm::trust::enrol::TokenGrant;
+use common::credential::Roles;
 use common::digest::{Digest, Version};
 use common::ids::{RunNumber, SegmentName, ServerId};
+use common::keys::SecretKey;
 use common::time::WallTime;
 use futures_util::future::BoxFuture;
 use http_body_util::{BodyExt as _, Full};
@@ -24,10 +26,13 @@ use hyper::service::Service as _;
 use hyper::{Request, StatusCode};
 use hyper_util::service::TowerToHyperService;
 use tokio::sync::watch;
+use transfer::tls::Peer;
 
 use super::chunks::request;
 use crate::{Shape, Target};
 
+/// The server whose certificate requests come with.
+const SERVER: ServerId = ServerId([9; 16]);
 const NOW: WallTime = WallTime(1_900_000_000_000);
 /// Inputs after which a manager begins anew, so that what one input did is not hidden by all before it.
 const LIFE: u64 = 4_096;
@@ -107,6 +112,19 @@ impl Manager {
     fn start() -> Self {
         let folder = tempfile::tempdir().expect("a directory");
         let store = Store::in_memory().expect("a database");
+        let server = ServerRecord {
+            id: SERVER,
+            name: "web9".parse().expect("good"),
+            segment: "s1".parse().expect("good"),
+            roles: Roles { server: true, leader: true },
+            control_key: SecretKey::from_bytes(&[2; 32]).public(),
+            location: String::new(),
+            enrolled: NOW,
+            last_seen: None,
+            info: None,
+        };
+        store.segment_or_create(&server.segment, [3; 32]).expect("it is new");
+        store.enrol(&server).expect("it is new");
         let (trust, _) = Trust::open_or_create(folder.path(), store.clone(), NOW).expect("keys are made");
         let roles = [Role::Viewer, Role::Publisher, Role::Operator, Role::Admin];
         let bearer = |role| trust.create_api_token("fuzz", role, None, NOW).expect("a token");
@@ -133,7 +151,10 @@ impl Manager {
             let value = format!("Bearer {bearer}").parse().expect("digits");
             request.headers_mut().insert("authorization", value);
         }
-        let is_public = ["/api/v1/root", "/api/v1/enroll", "/api/v1/login"].contains(&request.uri().path())
+        // As whoever came over TLS: a server.
+        request.extensions_mut().insert(Peer::Server(SERVER));
+        let is_public = ["/api/v1/roster", "/api/v1/root", "/api/v1/enroll", "/api/v1/login"]
+            .contains(&request.uri().path())
             || !request.uri().path().starts_with("/api/");
         let may = is_public || bearer.is_some() || request.headers().contains_key("cookie");
         request.headers_mut().entry(CONTENT_TYPE).or_insert("application/json".parse().expect("a word"));
@@ -148,7 +169,7 @@ fn samples() -> Vec<Vec<u8>> {
     let enroll = format!(
         r#"{{"token":"@TOKEN@","name":"web1","segment":"s1","csr":{csr},"control_key":"{key}","roles":{{"server":true,"leader":true}},"location":"rack 4"}}"#
     );
-    let orders: [(u8, &str, &str); 28] = [
+    let orders: [(u8, &str, &str); 29] = [
         (4, "POST /api/v1/sites", site),
         (4, "GET /api/v1/sites?limit=5", ""),
         (4, "GET /api/v1/sites/www", ""),
@@ -186,6 +207,7 @@ fn samples() -> Vec<Vec<u8>> {
         (0, "POST /api/v1/login", r#"{"user":"nobody","password":"x"}"#),
         (0, "POST /api/v1/enroll", &enroll),
         (0, "GET /api/v1/root", ""),
+        (0, "POST /api/v1/roster", r#"{"control":"10.0.0.9:7000"}"#),
         (0, "GET /assets/../index.html", ""),
         (1, "GET /api/v1/events\nlast-event-id: 3", ""),
         (0, "GET /api/v1/me\ncookie: pressrun_session=0123456789abcdef.07", ""),

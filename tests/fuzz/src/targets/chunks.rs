@@ -15,6 +15,7 @@ use transfer::store::ObjectStore;
 use transfer::tls::Peer;
 
 use super::control::notification;
+use super::encoded;
 use crate::{Shape, Target};
 
 const CHUNK_BYTES: u32 = 65_536;
@@ -63,6 +64,7 @@ pub(super) fn requests() -> Target {
     let service = ChunkService { store, may: Arc::new(|_: &Peer, _| true), notify };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     let body = framing::encode(&notification()).expect("short")[4..].to_vec();
+    let pieces = encoded(&vec![(0_u64, 10_u64), (70_000, 65_536), (5, 1)]);
     let samples = vec![
         format!("GET /o/{held} \n\n").into_bytes(),
         format!("GET /o/{held} \nrange: bytes=0-99\n\n").into_bytes(),
@@ -71,6 +73,7 @@ pub(super) fn requests() -> Target {
         format!("GET /o/{held}/table \n\n").into_bytes(),
         format!("GET /o/{} \n\n", Digest::of(b"other")).into_bytes(),
         [b"POST /notify \n\n".as_slice(), &body].concat(),
+        [format!("POST /o/{held}/pieces \n\n").as_bytes(), &pieces].concat(),
     ];
     Target {
         name: "chunk-request",

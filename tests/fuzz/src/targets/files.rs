@@ -148,12 +148,13 @@ fn spool_note(bytes: &[u8]) -> Option<Vec<u8>> {
     Some(again)
 }
 
-const AGENT_FILES: [Reread; 5] = [
+const AGENT_FILES: [Reread; 6] = [
     backend_agent::decoders::identity,
     backend_agent::decoders::site_notes,
     spool_note,
     backend_agent::decoders::root_document,
     backend_agent::decoders::enrolment_answer,
+    backend_agent::decoders::peers,
 ];
 
 pub(super) fn agent_file() -> Target {
@@ -170,10 +171,11 @@ pub(super) fn agent_file() -> Target {
         "03".repeat(32)
     );
     let sites = format!(r#"{{"sites":{{"shop":"/srv/www/shop"}},"hooked":{{"shop":"{}"}}}}"#, "05".repeat(32));
+    let peers = format!(r#"[{{"server":"{}","name":"web2","control":"10.0.0.2:7000"}}]"#, "02".repeat(16));
     let note = encoded(&(1_u8, 100_000_u64, 1_000_u16, vec![(0_u32, 3_u32), (90, 10)]));
     Target {
         name: "agent-file",
-        what: "identity, sites and spool notes of an agent, and what it is answered when it enrols",
+        what: "identity, sites, addresses and spool notes of an agent, and what it is answered when it enrols",
         bytes_max: 16 << 10,
         samples: vec![
             with_number(0, identity().to_text().as_bytes()),
@@ -181,6 +183,7 @@ pub(super) fn agent_file() -> Target {
             with_number(2, &note),
             with_number(3, root.as_bytes()),
             with_number(4, answer.as_bytes()),
+            with_number(5, peers.as_bytes()),
         ],
         check: Box::new(|input| match one_of(&AGENT_FILES, input) {
             Some((read, _)) => reread(read, &input[1..]),
@@ -257,7 +260,8 @@ pub(super) fn bitmap() -> Target {
     }
 }
 
-const SETTINGS: [&str; 3] = [
+const SETTINGS: [&str; 4] = [
+    "[lan]\ntransport = \"unicast\"\nport = 7001\npeers = [\"10.0.0.2:7001\"]\n",
     "[lan]\npreset = \"fast\"\nrank = 3\nfactor = 150\npreempt_after = \"30s\"\nroster = [\"web1\", \"web2\"]\n\
      [election]\nvote = \"75ms\"\nclaims_reopen_vote = true\n[registration]\nkeep_alive = \"0.3s\"\n\
      [reports]\ngather = \"5ms\"\n[sender]\nrepair_every = 8\nreply_window = \"900us\"\n[receiver]\nidle_max = \"5s\"\n",

@@ -170,17 +170,16 @@ pub(super) fn leader() -> Target {
             if life.is_multiple_of(LIFE) {
                 manager = Manager::start();
             }
-            let mut stream = Vec::new();
+            let mut words: Vec<Vec<u8>> = Vec::new();
             while how & 1 == 0
                 && let Some((length, behind)) = rest.split_first_chunk::<2>()
             {
                 let (body, behind) = behind.split_at(usize::from(u16::from_le_bytes(*length)).min(behind.len()));
-                stream.extend_from_slice(&u32::try_from(body.len()).expect("short").to_le_bytes());
-                stream.extend_from_slice(body);
+                words.push([&u32::try_from(body.len()).expect("short").to_le_bytes(), body].concat());
                 rest = behind;
             }
             if how & 1 == 1 {
-                stream.extend_from_slice(rest);
+                words.push(rest.to_vec());
             }
             manager.deliver();
             let answers = runtime.block_on(async {
@@ -188,7 +187,11 @@ pub(super) fn leader() -> Target {
                 let serving = ccm::leaders::serve(Arc::clone(&manager.engine), near, server::id(1), loopback(5));
                 let speaking = async {
                     // It may end the conversation at any word.
-                    far.write_all(&stream).await.ok();
+                    for word in &words {
+                        far.write_all(word).await.ok();
+                        // So that what follows from it is said before the next.
+                        tokio::task::yield_now().await;
+                    }
                     far.shutdown().await.ok();
                     let mut answers = Vec::new();
                     far.read_to_end(&mut answers).await.ok();

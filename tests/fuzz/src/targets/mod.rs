@@ -6,6 +6,7 @@ mod certificates;
 mod chunks;
 mod content;
 mod control;
+mod doctor;
 mod files;
 mod leaders;
 mod orders;
@@ -25,7 +26,7 @@ use crate::Target;
 type Named = (&'static str, fn() -> Target);
 
 /// All targets; making one can take a while.
-const ALL: [Named; 27] = [
+const ALL: [Named; 28] = [
     ("datagram", segment::datagram),
     ("message", segment::message),
     ("session", segment::session),
@@ -39,6 +40,7 @@ const ALL: [Named; 27] = [
     ("chunk-table", chunks::table),
     ("chunk-request", chunks::requests),
     ("words", words::words),
+    ("doctor", doctor::doctor),
     ("reception", reception::reception),
     ("parts", parts::parts),
     ("certificate", certificates::certificate),
