@@ -61,18 +61,6 @@ fn farm() -> Farm {
     Farm::start(FarmSpec::of(env!("CARGO_BIN_EXE_pressrun"), 1, 3), &[])
 }
 
-/// Waits until the agent has noted where the two others are.
-fn wait_for_peers(farm: &Farm) {
-    let data = farm.agent_data(HERE);
-    let mut changes = netlab::wait::Changes::of([data.clone()]).expect("its directory can be watched");
-    let noted = netlab::wait::wait_for(&mut changes, Duration::from_secs(60), || {
-        let text = std::fs::read_to_string(data.join("peers.json")).ok()?;
-        let peers: Vec<Value> = serde_json::from_str(&text).ok()?;
-        (peers.len() == 2).then_some(())
-    });
-    assert!(noted.is_some(), "the agent does not note where the others are");
-}
-
 /// A table of rules on a server, as its administrator may have.
 fn rules(farm: &Farm, host: Host, hook: Option<&str>) {
     let mut rules = "table inet filter\ndelete table inet filter\n".to_owned();
@@ -137,7 +125,7 @@ fn a_rule_that_drops_multicast_is_named_by_its_hook_here_and_by_its_server_elsew
 #[test]
 fn a_switch_that_carries_no_multicast_is_named_and_one_that_does_again_is_not() {
     let farm = farm();
-    wait_for_peers(&farm);
+    farm.wait_addresses_noted(HERE, 2);
     farm.lab().set_multicast_off(1).expect("the switch obeys");
     doctor(&farm).names(&["multicast-not-carried"], "answer by unicast");
     for server in farm.hosts() {
@@ -165,7 +153,7 @@ fn the_wrong_interface_one_without_multicast_and_a_small_buffer_are_named() {
 #[test]
 fn a_bridge_of_the_server_that_snoops_without_a_querier_is_named() {
     let mut farm = farm();
-    wait_for_peers(&farm);
+    farm.wait_addresses_noted(HERE, 2);
     farm.lab().set_multicast_off(1).expect("the switch obeys");
     farm.kill_agent(HERE);
     farm.lab().put_on_a_bridge(HERE, "br0").expect("the address moves to a bridge");

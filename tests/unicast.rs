@@ -150,6 +150,9 @@ fn servers_find_each_other_by_addresses_though_the_ccm_is_down() {
     for agents in ["[lan]\ntransport = \"unicast\"\n", BY_HAND] {
         let mut farm = Farm::start(spec(3).agents(agents), &[]);
         let hosts = farm.hosts();
+        if agents != BY_HAND {
+            hosts.iter().for_each(|host| farm.wait_addresses_noted(*host, 2));
+        }
         farm.kill_ccm();
         for host in &hosts {
             farm.kill_agent(*host);

@@ -1,7 +1,6 @@
 //! Segments that differ from the usual one in what they do with multicast, or in the version of IP; and the
 //! counting of multicast.
 
-
 use crate::address::Host;
 use crate::command::{LabError, inside, ip_batch, run};
 use crate::lab::Lab;

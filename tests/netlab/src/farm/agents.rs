@@ -3,9 +3,9 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::Farm;
+use super::{Farm, START_PATIENCE};
 use crate::address::Host;
-use crate::wait::Changes;
+use crate::wait::{Changes, wait_for};
 
 impl Farm {
     /// The log of a server's agent.
@@ -38,5 +38,20 @@ impl Farm {
     pub fn wait_agent_stopped(&mut self, host: Host, within: Duration) {
         let Some(mut agent) = self.agents.remove(&host) else { return };
         assert!(agent.wait(within).is_some(), "the agent on {host} does not stop");
+    }
+
+    /// Waits until the agent of a server has noted where so many others are, for when it starts again.
+    ///
+    /// # Panics
+    /// When it does not.
+    pub fn wait_addresses_noted(&self, host: Host, others: usize) {
+        let data = self.agent_data(host);
+        let mut changes = Changes::of([&data]).expect("its directory can be watched");
+        let noted = wait_for(&mut changes, START_PATIENCE, || {
+            let text = std::fs::read_to_string(data.join("peers.json")).ok()?;
+            let peers: Vec<serde_json::Value> = serde_json::from_str(&text).ok()?;
+            (peers.len() >= others).then_some(())
+        });
+        assert!(noted.is_some(), "the agent on {host} does not note where {others} others are");
     }
 }
