@@ -112,6 +112,8 @@ mod tests {
         let mut batch = FrameBatch::default();
 
         assert!(member.keep(&[east].into()).is_empty());
+        // A socket that nobody has waited for yet takes nothing.
+        sender.data_send.writable().await.expect("waits");
         send(west);
         send(east);
         member.readable().await.expect("it can be waited for");

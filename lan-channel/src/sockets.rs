@@ -346,15 +346,6 @@ mod tests {
         heard_by_all("lo", "127.0.0.1", Family::Ipv4).await;
     }
 
-    #[tokio::test]
-    async fn what_one_says_all_on_the_segment_hear_over_ipv6() {
-        if Attachment::find("lo", Family::Ipv6).is_err() {
-            eprintln!("this machine has no IPv6");
-            return;
-        }
-        heard_by_all("lo", "::1", Family::Ipv6).await;
-    }
-
     #[test]
     fn the_channel_that_a_ticket_names_is_taken_where_the_segment_can_have_it() {
         let own = ChannelAddresses::of(ClusterId([1; 16]), &"s1".parse().expect("good"));
