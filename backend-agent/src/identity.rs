@@ -9,6 +9,7 @@ use common::credential::{Credential, Roles};
 use common::hex::{hex, parse_hex, unhex};
 use common::ids::{ClusterId, SegmentName, ServerId, ServerName};
 use common::keys::{PublicKey, PublishKeys, SecretKey, Signed};
+use lan_channel::doctor::DoctorChannel;
 use lan_channel::envelope::SegmentKey;
 use serde::{Deserialize, Serialize};
 
@@ -109,6 +110,19 @@ struct Stored {
 }
 
 impl Identity {
+    /// How this server speaks with doctors, and as one.
+    #[must_use]
+    pub fn doctor_channel(&self) -> DoctorChannel {
+        DoctorChannel::new(
+            self.server,
+            self.cluster,
+            self.segment.clone(),
+            self.segment_key,
+            &self.credential,
+            self.publish_keys.clone(),
+        )
+    }
+
     /// The identity in a data directory; `None` before the enrolment.
     ///
     /// # Errors

@@ -51,12 +51,36 @@ pub enum Action {
         signed: Signed<Ticket>,
         /// Its ticket.
         ticket: Ticket,
+        /// Members may hold it, or some of it: it was spread in the segment before this leader was told to.
+        spread: bool,
     },
     /// The run is over: the object may go.
     Remove {
         /// Which.
         object: Digest,
     },
+}
+
+/// What a server has of an object that it is notified of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Here {
+    /// Nothing: nobody has sent it into the segment yet.
+    Nothing,
+    /// Some of it, or it was here: another leader gave it to this server, and so perhaps to the others.
+    Something,
+    /// All of it, in the store, and so perhaps the others.
+    All,
+}
+
+/// An object that is passed on while it arrives.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Arriving {
+    /// Its ticket as it was signed, for the announcement.
+    pub signed: Signed<Ticket>,
+    /// Its ticket.
+    pub ticket: Ticket,
+    /// As in [`Action::Distribute`].
+    pub spread: bool,
 }
 
 /// Why a notification is not followed.
@@ -83,6 +107,8 @@ struct Object {
     /// Whether nobody was left to be served when the notification was made.
     last: bool,
     held: bool,
+    /// Whether this server had something of it when it was notified.
+    spread: bool,
 }
 
 /// The objects this leader has been notified of.
@@ -105,15 +131,14 @@ impl Forward {
         self.actions.pop_front()
     }
 
-    /// A notification came, from the CCM or from a leader. `stored` says whether the object is in the
-    /// store already.
+    /// A notification came, from the CCM or from a leader. `here` says what this server has of the object.
     ///
     /// # Errors
     /// [`Refused`]; nothing is done then.
     pub fn handle_notification(
         &mut self,
         notification: Notification,
-        stored: impl Fn(Digest) -> bool,
+        here: impl Fn(&Ticket) -> Here,
         now: WallTime,
     ) -> Result<Digest, Refused> {
         let ticket = notification.ticket.verify(&self.keys)?;
@@ -129,11 +154,11 @@ impl Forward {
         if self.objects.len() >= OBJECTS_MAX && !self.objects.contains_key(&object) {
             return Err(Refused::Busy);
         }
-        let held = stored(object);
-        self.objects.insert(
-            object,
-            Object { signed: notification.ticket, ticket: ticket.clone(), last: notification.last, held },
-        );
+        let here = here(&ticket);
+        let held = here == Here::All;
+        let spread = here != Here::Nothing || self.objects.get(&object).is_some_and(|known| known.spread);
+        let (signed, last) = (notification.ticket, notification.last);
+        self.objects.insert(object, Object { signed, ticket: ticket.clone(), last, held, spread });
         if held {
             self.held(object);
         } else if let Some(bytes) = notification.inline {
@@ -155,7 +180,8 @@ impl Forward {
     fn held(&mut self, object: Digest) {
         let Some(known) = self.objects.get(&object) else { return };
         self.actions.push_back(Action::Say(ToCcm::Holds { object }));
-        let distribute = Action::Distribute { signed: known.signed.clone(), ticket: known.ticket.clone() };
+        let (signed, ticket, spread) = (known.signed.clone(), known.ticket.clone(), known.spread);
+        let distribute = Action::Distribute { signed, ticket, spread };
         if !known.last {
             self.actions.push_back(Action::Say(ToCcm::AskNext { object }));
         }
@@ -168,19 +194,14 @@ impl Forward {
         self.objects.get(&object).is_some_and(|known| !known.held)
     }
 
-    /// The ticket of an object that was announced.
-    #[must_use]
-    pub fn ticket(&self, object: Digest) -> Option<&Ticket> {
-        self.objects.get(&object).map(|known| &known.ticket)
-    }
-
     /// The beginning of an announced object is here, and it is large: what the members need to be told when
     /// they are sent it while the rest arrives. `None` when nobody waits for it.
     #[must_use]
-    pub fn arriving(&self, object: Digest) -> Option<(Signed<Ticket>, Ticket)> {
+    pub fn arriving(&self, object: Digest) -> Option<Arriving> {
         let known = self.objects.get(&object)?;
         let is_worth_it = !known.held && known.ticket.length >= EARLY_BYTES_MIN;
-        is_worth_it.then(|| (known.signed.clone(), known.ticket.clone()))
+        let (signed, ticket, spread) = (&known.signed, &known.ticket, known.spread);
+        is_worth_it.then(|| Arriving { signed: signed.clone(), ticket: ticket.clone(), spread })
     }
 
     /// The object could not be had.
@@ -272,8 +293,9 @@ mod tests {
     #[test]
     fn a_notified_leader_fetches_then_says_so_asks_for_the_next_and_distributes() {
         let mut forward = forward();
-        let object =
-            forward.handle_notification(notification(b"x", false, false), |_| false, WallTime(1)).expect("believed");
+        let object = forward
+            .handle_notification(notification(b"x", false, false), |_| Here::Nothing, WallTime(1))
+            .expect("believed");
         assert!(matches!(drain(&mut forward).as_slice(), [Action::Fetch { .. }]));
         forward.stored(object);
         let actions = drain(&mut forward);
@@ -292,7 +314,7 @@ mod tests {
     #[test]
     fn the_last_leader_asks_nobody() {
         let mut forward = forward();
-        forward.handle_notification(notification(b"x", false, true), |_| true, WallTime(1)).expect("believed");
+        forward.handle_notification(notification(b"x", false, true), |_| Here::All, WallTime(1)).expect("believed");
         let actions = drain(&mut forward);
         assert!(matches!(actions.as_slice(), [Action::Say(ToCcm::Holds { .. }), Action::Distribute { .. }]));
     }
@@ -303,12 +325,12 @@ mod tests {
         let mut forged = notification(b"x", false, true);
         let other = PublishKey { epoch: 1, key: SecretKey::from_bytes(&[2; 32]) };
         forged.ticket = Signed::sign(&forged.ticket.verify(&forward.keys).expect("ours"), &other);
-        assert!(matches!(forward.handle_notification(forged, |_| false, WallTime(1)), Err(Refused::Ticket(_))));
+        assert!(matches!(forward.handle_notification(forged, |_| Here::Nothing, WallTime(1)), Err(Refused::Ticket(_))));
         let late = notification(b"x", false, true);
-        assert_eq!(forward.handle_notification(late, |_| false, WallTime(11)), Err(Refused::Expired));
+        assert_eq!(forward.handle_notification(late, |_| Here::Nothing, WallTime(11)), Err(Refused::Expired));
         let mut wrong = notification(b"x", true, true);
         wrong.inline = Some(b"y".to_vec());
-        assert_eq!(forward.handle_notification(wrong, |_| false, WallTime(1)), Err(Refused::Inline));
+        assert_eq!(forward.handle_notification(wrong, |_| Here::Nothing, WallTime(1)), Err(Refused::Inline));
         assert_eq!(drain(&mut forward), []);
     }
 
@@ -316,12 +338,13 @@ mod tests {
     fn only_a_large_object_that_is_still_on_its_way_is_passed_on_early() {
         let mut forward = forward();
         let small = notification(b"x", false, false);
-        let object = forward.handle_notification(small, |_| false, WallTime(1)).expect("believed");
+        let object = forward.handle_notification(small, |_| Here::Nothing, WallTime(1)).expect("believed");
         assert_eq!(forward.arriving(object), None);
         let large = vec![7; EARLY_BYTES_MIN as usize];
-        let object =
-            forward.handle_notification(notification(&large, false, false), |_| false, WallTime(1)).expect("believed");
-        assert_eq!(forward.arriving(object).map(|(_, ticket)| ticket.length), Some(EARLY_BYTES_MIN));
+        let object = forward
+            .handle_notification(notification(&large, false, false), |_| Here::Nothing, WallTime(1))
+            .expect("believed");
+        assert_eq!(forward.arriving(object).map(|arriving| arriving.ticket.length), Some(EARLY_BYTES_MIN));
         forward.stored(object);
         assert_eq!(forward.arriving(object), None, "it is here");
         assert_eq!(forward.arriving(Digest::of(b"unknown")), None);

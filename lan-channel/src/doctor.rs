@@ -160,10 +160,10 @@ impl DoctorChannel {
 
 #[cfg(test)]
 mod tests {
-    use common::credential::Roles;
     use common::keys::PublishKey;
 
     use super::*;
+    use crate::testing::credential;
 
     const NOW: WallTime = WallTime(1000);
 
@@ -171,15 +171,7 @@ mod tests {
         let publish = PublishKey { epoch: 1, key: SecretKey::from_bytes(&[1; 32]) };
         let keys = PublishKeys { keys: vec![(1, publish.key.public())] };
         let key = SecretKey::from_bytes(&[server; 32]);
-        let credential = Credential {
-            cluster: ClusterId([9; 16]),
-            server: ServerId([server; 16]),
-            name: "web1".parse().expect("good"),
-            segment: segment.parse().expect("good"),
-            roles: Roles::default(),
-            key: key.public(),
-            expires: WallTime(2000),
-        };
+        let credential = credential(server, segment, &key);
         let (own, cluster, name) = (credential.server, credential.cluster, credential.segment.clone());
         let signed = Signed::sign(&credential, &publish);
         (DoctorChannel::new(own, cluster, name, SegmentKey([segment_key; 32]), &signed, keys), key)

@@ -212,10 +212,10 @@ fn constant_time_equal(one: &[u8; TAG_BYTES], other: &[u8; TAG_BYTES]) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use common::credential::Roles;
     use common::keys::PublishKey;
 
     use super::*;
+    use crate::testing::credential;
 
     const NOW: WallTime = WallTime(1000);
     const KEY: SegmentKey = SegmentKey([3; 32]);
@@ -226,15 +226,7 @@ mod tests {
 
     fn sealer(server: u8, segment: &str, boot: u64) -> Sealer {
         let key = SecretKey::from_bytes(&[server; 32]);
-        let credential = Credential {
-            cluster: ClusterId([9; 16]),
-            server: ServerId([server; 16]),
-            name: "web1".parse().expect("good"),
-            segment: segment.parse().expect("good"),
-            roles: Roles::default(),
-            key: key.public(),
-            expires: WallTime(2000),
-        };
+        let credential = credential(server, segment, &key);
         Sealer::new(key, KEY, &Signed::sign(&credential, &publish_key()), boot)
     }
 

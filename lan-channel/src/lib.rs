@@ -18,3 +18,6 @@ pub mod interface;
 pub mod joined;
 pub mod port;
 pub mod sockets;
+
+#[cfg(test)]
+mod testing;

@@ -8,6 +8,7 @@ use std::sync::Mutex;
 
 use common::digest::Digest;
 use group_leader::audience::Audience;
+use group_leader::forward::Arriving;
 use tokio::sync::mpsc;
 use transfer::store::Assembler;
 
@@ -54,7 +55,7 @@ impl Agent {
         let now = self.clock.now();
         let own = self.identity.server;
         let Some(leading) = &mut self.leading else { return };
-        let Some((signed, ticket)) = leading.forward.arriving(object) else { return };
+        let Some(Arriving { signed, ticket, spread }) = leading.forward.arriving(object) else { return };
         if let Some(active) = leading.active.get_mut(&object) {
             if let Some((_, distribution)) = &mut active.session {
                 distribution.available(early.whole_bytes, now);
@@ -62,11 +63,9 @@ impl Agent {
             active.early = Some(early);
             return;
         }
-        let known = leading.spread.contains(&object);
-        let targets = ticket.targets.iter().copied().filter(|target| *target != own);
-        let audience = Audience::new(targets, known);
+        let audience = Audience::new(ticket.targets.iter().copied().filter(|target| *target != own), spread);
         let channel = self.channels.addresses.data;
-        let mut active = Active { early: Some(early), ..Active::new(audience, signed, ticket.clone(), channel, now) };
+        let mut active = Active { early: Some(early), ..Active::new(audience, signed, ticket, channel, now) };
         active.offers.hold();
         leading.active.insert(object, active);
         self.serve_audience(object);

@@ -1,7 +1,7 @@
 //! What the group leader does besides: keep the roster, collect reports, talk to the CCM, store and
 //! forward, distribute.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::ops::Bound;
 use std::sync::Arc;
@@ -22,9 +22,9 @@ use group_leader::forward::{Action, Forward};
 use group_leader::uplink::{self, Connect, Uplink};
 use lan_channel::envelope::SegmentKey;
 use protocol::direct::{self, Offers};
-use protocol::session::shares::fair_shares;
+use protocol::session::shares::{fair_shares, first_share};
 use protocol::session::{
-    Announcement, Failure, Geometry, SYMBOL_BYTES, SenderConfig, SenderOutput, Status, channel_of, symbol_bytes_for,
+    Announcement, Failure, Geometry, SenderConfig, SenderOutput, Status, SymbolLength, channel_of,
 };
 use tokio::sync::mpsc;
 use transfer::tls::Peer;
@@ -81,8 +81,6 @@ pub(super) struct Leading {
     segment_key: SegmentKey,
     epoch: u64,
     pub(super) forward: Forward,
-    /// Objects that were spread in the segment before this server was told to: it had something of them.
-    pub(super) spread: BTreeSet<Digest>,
     uplink: Uplink,
     pub(super) active: BTreeMap<Digest, Active>,
     members: Vec<MemberInfo>,
@@ -94,9 +92,7 @@ pub(super) struct Leading {
     last_sent: Digest,
     /// What all sessions together may send, in bytes per second on the wire.
     rate_max: Option<u64>,
-    /// A member could not be served with symbols longer than the default: something between does not carry
-    /// what all interfaces do.
-    jumbo_failed: bool,
+    symbol_length: SymbolLength,
 }
 
 /// How the uplink reaches the CCM.
@@ -132,7 +128,6 @@ impl Leading {
             segment_key: identity.segment_key,
             epoch,
             forward: Forward::new(identity.publish_keys.clone()),
-            spread: BTreeSet::new(),
             uplink: Uplink::start(connect, hello, events),
             active: BTreeMap::new(),
             members,
@@ -141,7 +136,7 @@ impl Leading {
             ask_again: lan.ask_again,
             ask_again_at: now + lan.ask_again,
             last_sent: Digest([0; 32]),
-            jumbo_failed: false,
+            symbol_length: SymbolLength::default(),
             rate_max: lan.sender.rate.rate_bytes_per_sec_max,
         }
     }
@@ -194,17 +189,12 @@ impl Leading {
         }
     }
 
-    /// A member was not served. If nothing reached it with long symbols, shorter ones are tried from here on.
-    fn note_failure(&mut self, object: Digest, failure: &Failure) {
-        let is_deaf = match failure {
-            Failure::Fruitless | Failure::Stalled | Failure::Straggling => true,
-            Failure::Silent | Failure::Declined | Failure::Gone | Failure::Exhausted => false,
-        };
+    /// A member was not served, perhaps because the symbols of its session are too long.
+    fn note_failure(&mut self, object: Digest, failure: Failure) {
         let session = self.active.get(&object).and_then(|active| active.session.as_ref());
-        let is_long = session.is_some_and(|(_, distribution)| distribution.symbol_bytes() > SYMBOL_BYTES);
-        if is_deaf && is_long && !self.jumbo_failed {
+        let Some((_, distribution)) = session else { return };
+        if self.symbol_length.failed(distribution.symbol_bytes(), failure) {
             tracing::warn!("something on the segment does not carry the long frames that all interfaces do");
-            self.jumbo_failed = true;
         }
     }
 
@@ -233,7 +223,7 @@ impl Leading {
         let others = self.active.values().filter_map(|active| active.session.as_ref());
         let sending = others.filter(|(_, distribution)| distribution.wanted_bytes_per_sec() > 0).count() as u64;
         let mut config = config.clone();
-        config.rate.rate_bytes_per_sec /= sending + 1;
+        config.rate.rate_bytes_per_sec = first_share(config.rate.rate_bytes_per_sec, sending);
         config
     }
 
@@ -336,7 +326,6 @@ impl Agent {
                         self.part.forget(dropped.ticket.assignment);
                     }
                     leading.forward.drop_object(object);
-                    leading.spread.remove(&object);
                 }
                 ToLeader::Pong => {}
                 ToLeader::MoveControl { to } => self.order_move(to),
@@ -382,7 +371,7 @@ impl Agent {
                         events.send(Event::Forwarded { object, to: server, result }).await.ok();
                     });
                 }
-                Action::Distribute { signed, ticket } => self.distribute(signed, &ticket),
+                Action::Distribute { signed, ticket, spread } => self.distribute(signed, &ticket, spread),
                 Action::Remove { object } => self.remove_unless_applying(object),
             }
         }
@@ -406,20 +395,19 @@ impl Agent {
     }
 
     /// The object is here: this server applies it if it is for it, and the members are served.
-    fn distribute(&mut self, signed: Signed<Ticket>, ticket: &Ticket) {
+    fn distribute(&mut self, signed: Signed<Ticket>, ticket: &Ticket, spread: bool) {
         let now = self.clock.now();
         let object = ticket.object;
         self.apply(ticket.clone());
         let own = self.identity.server;
         if let Some(leading) = &mut self.leading {
             let reported = self.part.reports();
-            let known = leading.spread.contains(&object);
             let targets = ticket.targets.iter().copied().filter(|target| *target != own);
             let channel = self.channels.addresses.data;
             let active = leading
                 .active
                 .entry(object)
-                .or_insert_with(|| Active::new(Audience::new(targets, known), signed, ticket.clone(), channel, now));
+                .or_insert_with(|| Active::new(Audience::new(targets, spread), signed, ticket.clone(), channel, now));
             active.early = None;
             active.offers.release(now);
             if let Some((_, distribution)) = &mut active.session {
@@ -488,11 +476,7 @@ impl Agent {
                 return;
             }
         };
-        let symbol_bytes = if leading.jumbo_failed {
-            SYMBOL_BYTES
-        } else {
-            symbol_bytes_for(leading.members.iter().map(|member| member.mtu))
-        };
+        let symbol_bytes = leading.symbol_length.of(leading.members.iter().map(|member| member.mtu));
         let geometry = match Geometry::new(active.ticket.length, symbol_bytes) {
             Ok(geometry) => geometry,
             Err(error) => {
@@ -598,7 +582,7 @@ impl Agent {
                     active.audience.failed(server);
                 }
                 if let Some(leading) = &mut self.leading {
-                    leading.note_failure(object, &failure);
+                    leading.note_failure(object, failure);
                 }
             }
             SenderOutput::Finished(stats) => {

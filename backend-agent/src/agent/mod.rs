@@ -33,6 +33,7 @@ use common::outcome::{Outcome, SiteState};
 use common::ticket::Ticket;
 use common::time::Timestamp;
 use group_leader::distribute::Next;
+use group_leader::forward::Here;
 use group_leader::uplink;
 use lan_channel::control::ControlChannels;
 use lan_channel::data::FrameBatch;
@@ -371,14 +372,7 @@ impl Agent {
             identity.segment_key,
             identity.publish_keys.clone(),
         );
-        let doctor = DoctorChannel::new(
-            identity.server,
-            identity.cluster,
-            identity.segment.clone(),
-            identity.segment_key,
-            &identity.credential,
-            identity.publish_keys.clone(),
-        );
+        let doctor = identity.doctor_channel();
         let responder = Responder::new(config.lan.transport);
         let agent = Self {
             config,
@@ -548,18 +542,21 @@ impl Agent {
         let Some(leading) = &mut self.leading else {
             return refuse(answer, "this server does not lead its segment".to_owned());
         };
-        let stored = |object| objects.contains(object);
-        match leading.forward.handle_notification(notification, stored, crate::worker::wall_time()) {
+        let (handled, applying, receptions) = (&self.handled, &self.applying, &self.receptions);
+        let here = |ticket: &Ticket| {
+            if objects.contains(ticket.object) {
+                Here::All
+            } else if handled.contains_key(&ticket.assignment)
+                || applying.contains(&ticket.assignment)
+                || receptions.has_some_of(ticket.object)
+            {
+                Here::Something
+            } else {
+                Here::Nothing
+            }
+        };
+        match leading.forward.handle_notification(notification, here, crate::worker::wall_time()) {
             Ok(object) => {
-                // Before anything comes of the notification: what this server has of the object another leader
-                // gave it, and so perhaps the others.
-                let assignment = leading.forward.ticket(object).map(|ticket| ticket.assignment);
-                let has_applied = assignment.is_some_and(|assignment| {
-                    self.handled.contains_key(&assignment) || self.applying.contains(&assignment)
-                });
-                if has_applied || self.objects.contains(object) || self.receptions.has_some_of(object) {
-                    leading.spread.insert(object);
-                }
                 if let Some(answer) = answer {
                     if self.objects.contains(object) {
                         answer.send(Ok(())).ok();

@@ -212,14 +212,7 @@ struct Examination {
 
 impl Examination {
     fn new(identity: &Identity, channels: Channels, transport: Transport, known: &Peers) -> Self {
-        let doctor = DoctorChannel::new(
-            identity.server,
-            identity.cluster,
-            identity.segment.clone(),
-            identity.segment_key,
-            &identity.credential,
-            identity.publish_keys.clone(),
-        );
+        let doctor = identity.doctor_channel();
         let mut examination = Self {
             own_agent: Vec::new(),
             channels,

@@ -63,7 +63,7 @@ pub use refusal::StatusRefused;
 pub use sender::{Announcement, Content, Frame, Output as SenderOutput, Sender};
 pub use sender_config::{Repair, SenderConfig};
 pub use suppression::MEMBERS_ANSWERING_MAX;
-pub use symbols::symbol_bytes_for;
+pub use symbols::SymbolLength;
 
 /// Default length of a symbol in bytes.
 ///

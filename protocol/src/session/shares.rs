@@ -20,6 +20,13 @@ pub fn fair_shares(total: u64, wants: &[u64]) -> Vec<u64> {
     shares
 }
 
+/// At which rate a session begins beside so many that are sending: as if they divided equally what it would
+/// begin with alone. Each finds its own rate from there.
+#[must_use]
+pub fn first_share(alone_bytes_per_sec: u64, sending: u64) -> u64 {
+    alone_bytes_per_sec / sending.saturating_add(1)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -34,6 +41,11 @@ mod tests {
         assert_eq!(fair_shares(100, &[0, 300, 0]), [0, 100, 0]);
         assert_eq!(fair_shares(100, &[20, 30, 40]), [20, 30, 40], "there is enough for all");
         assert_eq!(fair_shares(0, &[5, 5]), [0, 0]);
+    }
+
+    #[test]
+    fn who_begins_beside_others_begins_with_an_equal_part() {
+        assert_eq!([0, 1, 4].map(|sending| first_share(1000, sending)), [1000, 500, 200]);
     }
 
     #[test]

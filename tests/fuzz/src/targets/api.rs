@@ -28,6 +28,7 @@ use hyper_util::service::TowerToHyperService;
 use tokio::sync::watch;
 use transfer::tls::Peer;
 
+use super::Renewed;
 use super::chunks::request;
 use crate::{Shape, Target};
 
@@ -217,19 +218,15 @@ fn samples() -> Vec<Vec<u8>> {
 
 /// Requests as text (see `chunk-request`), behind a byte that says who asks.
 pub(super) fn api() -> Target {
-    let mut manager = Manager::start();
+    let mut managers = Renewed::every(LIFE, Manager::start);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-    let mut life = 0_u64;
     Target {
         name: "api",
         what: "requests to the API, through to the database",
         bytes_max: 4_096,
         samples: samples(),
         check: Box::new(move |input| {
-            life += 1;
-            if life.is_multiple_of(LIFE) {
-                manager = Manager::start();
-            }
+            let manager = managers.next();
             let Some((request, may)) = manager.request(input) else { return Shape::refused(&"not a request") };
             let path: String = request.uri().path().split('/').take(4).collect();
             let method = request.method().clone();

@@ -26,8 +26,8 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::mpsc;
 use transfer::store::ObjectStore;
 
-use super::encoded;
 use super::segment::{publish_key, ticket};
+use super::{Renewed, encoded};
 use crate::{Shape, Target};
 
 const NOW: WallTime = WallTime(1_900_000_000_000);
@@ -156,9 +156,8 @@ fn samples() -> Vec<Vec<u8>> {
 
 /// The first byte says whether the rest are messages behind their lengths (`u16`), or the stream as it is.
 pub(super) fn leader() -> Target {
-    let mut manager = Manager::start();
+    let mut managers = Renewed::every(LIFE, Manager::start);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-    let mut life = 0_u64;
     Target {
         name: "leader",
         what: "a leader's conversation with the content control manager, and what that believes",
@@ -166,10 +165,7 @@ pub(super) fn leader() -> Target {
         samples: samples(),
         check: Box::new(move |input| {
             let Some((how, mut rest)) = input.split_first() else { return Shape::refused(&"empty") };
-            life += 1;
-            if life.is_multiple_of(LIFE) {
-                manager = Manager::start();
-            }
+            let manager = managers.next();
             let mut words: Vec<Vec<u8>> = Vec::new();
             while how & 1 == 0
                 && let Some((length, behind)) = rest.split_first_chunk::<2>()

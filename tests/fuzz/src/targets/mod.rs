@@ -22,6 +22,30 @@ use serde::de::DeserializeOwned;
 
 use crate::Target;
 
+/// What inputs go into one after the other, made anew after so many of them: what it has become shall not hide what
+/// a fresh one makes of an input, nor grow.
+struct Renewed<T> {
+    make: fn() -> T,
+    now: T,
+    life: u64,
+    inputs: u64,
+}
+
+impl<T> Renewed<T> {
+    fn every(life: u64, make: fn() -> T) -> Self {
+        Self { make, now: make(), life, inputs: 0 }
+    }
+
+    /// For the next input.
+    fn next(&mut self) -> &mut T {
+        self.inputs += 1;
+        if self.inputs.is_multiple_of(self.life) {
+            self.now = (self.make)();
+        }
+        &mut self.now
+    }
+}
+
 /// A target's name, and what makes it.
 type Named = (&'static str, fn() -> Target);
 

@@ -8,7 +8,7 @@ use protocol::message::Control;
 use protocol::{registration, reports};
 
 use super::segment::{LIFE, Pair};
-use super::{assert_same_again, encoded};
+use super::{Renewed, assert_same_again, encoded};
 use crate::{Shape, Target};
 
 /// What a part carries, in bytes.
@@ -17,8 +17,8 @@ const PART_BYTES: usize = 1_000;
 /// The first byte says of what these are parts, its highest bit that the last one comes first, and its next that
 /// one is missing; the rest is cut. Its senders are a server that registers and one that is registered.
 pub(super) fn parts() -> Target {
-    let mut pair = Pair::start();
-    let (mut life, mut revision) = (0_u64, 1_u64 << 32);
+    let mut pairs = Renewed::every(LIFE, Pair::start);
+    let mut revision = 1_u64 << 32;
     let info = server::describe(server::id(4), Default::default(), 5);
     let long = MemberInfo { location: "far away ".repeat(150), ..info.clone() };
     let sample = |how: u8, bytes: &[u8]| [&[how], bytes].concat();
@@ -35,11 +35,8 @@ pub(super) fn parts() -> Target {
         ],
         check: Box::new(move |input| {
             let Some((how, bytes)) = input.split_first() else { return Shape::refused(&"empty") };
-            life += 1;
             revision += 1;
-            if life.is_multiple_of(LIFE) {
-                pair = Pair::start();
-            }
+            let pair = pairs.next();
             let count = bytes.len().div_ceil(PART_BYTES).max(1);
             let parts = u16::try_from(count).expect("few");
             let mut messages: Vec<Control> = (0..parts)

@@ -22,7 +22,7 @@ use protocol::session::{
 };
 use protocol::{direct, reach, reports};
 
-use super::{assert_same_again, encoded};
+use super::{Renewed, assert_same_again, encoded};
 use crate::{Shape, Target};
 
 const SEGMENT_KEY: SegmentKey = SegmentKey([3; 32]);
@@ -183,8 +183,7 @@ fn messages() -> Vec<Control> {
 /// Decoded, and heard by a leader and by a member that follows it, as from a server that may lead and as
 /// from one that may not.
 pub(super) fn message() -> Target {
-    let mut pair = Pair::start();
-    let mut life: u64 = 0;
+    let mut pairs = Renewed::every(LIFE, Pair::start);
     Target {
         name: "message",
         what: "control messages, and what the machines of a leader and a member make of them",
@@ -193,11 +192,7 @@ pub(super) fn message() -> Target {
         check: Box::new(move |input| match postcard::from_bytes::<Control>(input) {
             Ok(message) => {
                 assert_same_again(&message);
-                life += 1;
-                if life.is_multiple_of(LIFE) {
-                    pair = Pair::start();
-                }
-                pair.hear(input);
+                pairs.next().hear(input);
                 Shape::decoded(&message)
             }
             Err(error) => Shape::refused(&error),
@@ -352,8 +347,7 @@ pub(super) fn session() -> Target {
         let config = ReceiverConfig { members: 2, ..ReceiverConfig::default() };
         (sender, Receiver::new(config, ServerId([3; 16]), SESSION, geometry(), 1, now), at)
     };
-    let (mut sender, mut receiver, mut now) = start();
-    let mut life: u64 = 0;
+    let mut sessions_under_way = Renewed::every(LIFE, start);
     Target {
         name: "session",
         what: "messages of a multicast session, and what its two sides make of them",
@@ -365,11 +359,9 @@ pub(super) fn session() -> Target {
                 Err(error) => return Shape::refused(&error),
             };
             assert_same_again(&message);
-            life += 1;
-            if life.is_multiple_of(LIFE) {
-                (sender, receiver, now) = start();
-            }
-            now = now + Duration::from_micros(50);
+            let (sender, receiver, now) = sessions_under_way.next();
+            *now = *now + Duration::from_micros(50);
+            let now = *now;
             if let Message::Announce { layout, .. } = &message {
                 announced(*layout);
             }
