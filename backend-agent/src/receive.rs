@@ -21,6 +21,7 @@ use common::ticket::Ticket;
 use common::time::Timestamp;
 use lan_channel::envelope::SegmentKey;
 use lan_channel::frames::FrameKey;
+use lan_channel::secrets::{SessionName, SessionSecret};
 use protocol::session::{
     Accepted, FrameHeader, Geometry, HEADER_BYTES, Layout, Message, Receiver, ReceiverConfig, ReceiverOutput,
     channel_of,
@@ -57,6 +58,14 @@ pub struct Announced {
     pub leader: ServerId,
     /// Its epoch.
     pub epoch: u64,
+    /// The session's secret.
+    pub secret: SessionSecret,
+}
+
+impl Announced {
+    fn name(&self) -> SessionName {
+        SessionName { session: self.session, leader: self.leader, epoch: self.epoch }
+    }
 }
 
 /// Why a session is not taken part in.
@@ -309,7 +318,7 @@ impl Receptions {
             }
             Some(file)
         };
-        let key = FrameKey::derive(&self.segment_key, announced.session, announced.leader, announced.epoch);
+        let key = FrameKey::derive(&self.segment_key, announced.secret, announced.name());
         let session = announced.session;
         let channel = if here { None } else { channel_of(&announced.ticket) };
         if channel.is_some() {

@@ -14,12 +14,15 @@ use common::time::{Timestamp, WallTime};
 use group_leader::distribute::{Distribution, Next};
 use lan_channel::data::{FrameSink, Taken};
 use lan_channel::envelope::SegmentKey;
+use lan_channel::frames::FrameKey;
+use lan_channel::secrets::{SessionName, SessionSecret};
 use pressrun_backend_agent::receive::{Announced, Event, Growth, Receptions};
 use protocol::session::{Announcement, FrameHeader, Geometry, Message, SYMBOL_BYTES, SenderConfig, SenderOutput};
 
 const LEADER: ServerId = ServerId([99; 16]);
 const SEGMENT_KEY: SegmentKey = SegmentKey([4; 32]);
 const OBJECT: Digest = Digest([2; 32]);
+const SECRET: SessionSecret = SessionSecret([5; 16]);
 const EPOCH: u64 = 7;
 
 struct Member {
@@ -92,12 +95,15 @@ impl Segment {
         };
         let key = PublishKey { epoch: 1, key: SecretKey::from_bytes(&[3; 32]) };
         let signed = Signed::sign(&ticket, &key);
-        let announcement = Announcement { session: 5, epoch: EPOCH, key_id: 1, ticket: signed, table_bytes: 0 };
+        let announcement =
+            Announcement { session: 5, epoch: EPOCH, key_id: 1, ticket: signed, table_bytes: 0, grants: Vec::new() };
         let geometry = Geometry::new(bytes as u64, SYMBOL_BYTES).expect("fits");
         let members: Vec<Member> = (0..members).map(Member::new).collect();
         let ids: Vec<ServerId> = members.iter().map(|member| member.id).collect();
         let now = Timestamp::ZERO;
-        let distribution = Distribution::start(config, announcement, geometry, file, LEADER, &SEGMENT_KEY, &ids, now);
+        let name = SessionName { session: 5, leader: LEADER, epoch: EPOCH };
+        let key = FrameKey::derive(&SEGMENT_KEY, SECRET, name);
+        let distribution = Distribution::start(config, announcement, geometry, file, key, &ids, now);
         Self {
             object,
             ticket,
@@ -168,6 +174,7 @@ impl Segment {
                     table_bytes: *table_bytes,
                     leader: LEADER,
                     epoch: *epoch,
+                    secret: SECRET,
                 };
                 member.receptions.begin(announced, false, 1, self.now).expect("it can take part");
             } else {
@@ -262,7 +269,7 @@ fn a_member_that_is_killed_at_half_goes_on_where_it_was() {
     segment.members[1].receptions = receptions;
     segment.distribution.gone(id, segment.now);
     while segment.distribution.poll_output().is_some() {}
-    segment.distribution.join(id, segment.now);
+    segment.distribution.join(id, None, segment.now);
     segment.run_until(LATE);
     assert!(segment.finished && segment.members.iter().all(|member| member.complete));
     let symbols = (bytes as u32).div_ceil(1328);

@@ -116,6 +116,50 @@ impl SecretKey {
     }
 }
 
+/// What two servers know and nobody else. Agreed upon by their keys alone, without a word said.
+#[derive(Clone)]
+pub struct PairKey([u8; 32]);
+
+impl fmt::Debug for PairKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("PairKey(..)")
+    }
+}
+
+impl PairKey {
+    /// Sixteen bytes that only the two can make, different for every purpose and occasion. What is combined
+    /// with them by exclusive or is hidden from all others, once for each occasion.
+    #[must_use]
+    pub fn mask(&self, purpose: &str, occasion: &[u8]) -> [u8; 16] {
+        let mut hasher = blake3::Hasher::new_keyed(&self.0);
+        hasher.update(&(purpose.len() as u64).to_le_bytes());
+        hasher.update(purpose.as_bytes());
+        hasher.update(occasion);
+        let mut mask = [0; 16];
+        hasher.finalize_xof().fill(&mut mask);
+        mask
+    }
+}
+
+impl SecretKey {
+    /// The key that this server and the owner of `other` share: X25519 (RFC 7748) between the Montgomery
+    /// forms of their signature keys. `None` when `other` is no key that anybody can have.
+    ///
+    /// One key for signing and for this is sound for these two uses (Thormarker, *On using the same key pair
+    /// for Ed25519 and an X25519 based KEM*, 2021), and servers need no second one.
+    #[must_use]
+    pub fn agree(&self, other: &PublicKey) -> Option<PairKey> {
+        let theirs = ed25519_dalek::VerifyingKey::from_bytes(&other.0).ok().filter(|key| !key.is_weak())?;
+        let shared = theirs.to_montgomery().mul_clamped(self.0.to_scalar_bytes());
+        let own = self.public();
+        let mut hasher = blake3::Hasher::new_derive_key("pressrun pair key 1");
+        hasher.update(shared.as_bytes());
+        hasher.update(&own.min(*other).0);
+        hasher.update(&own.max(*other).0);
+        Some(PairKey(*hasher.finalize().as_bytes()))
+    }
+}
+
 /// The CCM's public publish keys by key epoch, as a server trusts them.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PublishKeys {
@@ -229,6 +273,36 @@ mod tests {
         let mut altered = signed.clone();
         altered.bytes[0] ^= 1;
         assert!(altered.verify(&keys).is_err());
+    }
+
+    #[test]
+    fn two_servers_share_a_key_that_no_third_can_make() {
+        let [one, two, three] = [1, 2, 3].map(|n| SecretKey::from_bytes(&[n; 32]));
+        let mask = |by: &SecretKey, with: &SecretKey, purpose: &str, occasion: &[u8]| {
+            by.agree(&with.public()).expect("a key").mask(purpose, occasion)
+        };
+        let shared = mask(&one, &two, "a", b"1");
+        assert_eq!(mask(&two, &one, "a", b"1"), shared);
+        for other in [
+            mask(&one, &three, "a", b"1"),
+            mask(&three, &two, "a", b"1"),
+            mask(&one, &two, "b", b"1"),
+            mask(&one, &two, "a", b"2"),
+            mask(&one, &two, "a1", b""),
+        ] {
+            assert_ne!(other, shared);
+        }
+    }
+
+    #[test]
+    fn nothing_is_shared_with_a_key_that_nobody_has() {
+        let own = SecretKey::from_bytes(&[1; 32]);
+        // Points of small order: what is shared with them is known to everybody.
+        let mut identity = [0; 32];
+        identity[0] = 1;
+        for weak in [identity, [0; 32]] {
+            assert!(own.agree(&PublicKey(weak)).is_none(), "{weak:?}");
+        }
     }
 
     #[test]

@@ -14,11 +14,10 @@ use common::control::SessionStats;
 use common::ids::ServerId;
 use common::time::Timestamp;
 use lan_channel::data::{FrameSink, Taken};
-use lan_channel::envelope::SegmentKey;
 use lan_channel::frames::FrameKey;
 use protocol::session::codec::Encoder;
 use protocol::session::{
-    Announcement, Content, Frame, Geometry, HEADER_BYTES, Message, Sender, SenderConfig, SenderOutput, Status,
+    Announcement, Content, Frame, Geometry, Grant, HEADER_BYTES, Message, Sender, SenderConfig, SenderOutput, Status,
     TAG_BYTES,
 };
 
@@ -136,20 +135,17 @@ impl Window {
 }
 
 impl Distribution {
-    /// Starts a session for these members. The object's file is complete.
+    /// Starts a session for these members, whose frames are sealed with this key. The object's file is complete.
     #[must_use]
-    #[expect(clippy::too_many_arguments, reason = "what a session is made of, from one caller")]
     pub fn start(
         config: SenderConfig,
         announcement: Announcement,
         geometry: Geometry,
         file: File,
-        leader: ServerId,
-        segment_key: &SegmentKey,
+        key: FrameKey,
         members: &[ServerId],
         now: Timestamp,
     ) -> Self {
-        let key = FrameKey::derive(segment_key, announcement.session, leader, announcement.epoch);
         let length = geometry.length();
         let sender = Sender::new(config, announcement, geometry, members.iter().copied(), length, now);
         let object = Window { file, filled_bytes: length, offset: 0, bytes: Vec::new() };
@@ -206,8 +202,11 @@ impl Distribution {
         self.sender.handle_decline(from, now);
     }
 
-    /// A member comes late.
-    pub fn join(&mut self, server: ServerId, now: Timestamp) {
+    /// A member comes late, or comes back. `grant`: how it learns the session's secret.
+    pub fn join(&mut self, server: ServerId, grant: Option<Grant>, now: Timestamp) {
+        if let Some(grant) = grant {
+            self.sender.grant(grant);
+        }
         self.sender.add_member(server, now);
     }
 
@@ -395,6 +394,8 @@ mod tests {
 
     fn distribution(length: usize) -> Distribution {
         use common::keys::{PublishKey, SecretKey, Signed};
+        use lan_channel::envelope::SegmentKey;
+        use lan_channel::secrets::{SessionName, SessionSecret};
         let mut file = tempfile::tempfile().expect("a file");
         file.write_all(&vec![7; length]).expect("written");
         let ticket = common::ticket::Ticket {
@@ -411,12 +412,12 @@ mod tests {
         };
         let key = PublishKey { epoch: 1, key: SecretKey::from_bytes(&[1; 32]) };
         let ticket = Signed::sign(&ticket, &key);
-        let announcement = Announcement { session: 1, epoch: 1, key_id: 0, ticket, table_bytes: 0 };
+        let announcement = Announcement { session: 1, epoch: 1, key_id: 0, ticket, table_bytes: 0, grants: Vec::new() };
         let geometry = Geometry::new(length as u64, 1000).expect("fits");
         let members = [ServerId([2; 16])];
-        let (leader, now) = (ServerId([1; 16]), Timestamp::ZERO);
-        let segment_key = SegmentKey([9; 32]);
-        Distribution::start(SenderConfig::default(), announcement, geometry, file, leader, &segment_key, &members, now)
+        let name = SessionName { session: 1, leader: ServerId([1; 16]), epoch: 1 };
+        let key = FrameKey::derive(&SegmentKey([9; 32]), SessionSecret([8; 16]), name);
+        Distribution::start(SenderConfig::default(), announcement, geometry, file, key, &members, Timestamp::ZERO)
     }
 
     #[test]

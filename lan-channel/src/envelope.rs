@@ -13,18 +13,21 @@ use std::collections::BTreeMap;
 use common::credential::Credential;
 use common::digest::Digest;
 use common::ids::{ClusterId, SegmentName, ServerId};
-use common::keys::{PublishKeys, SecretKey, Signature, Signed};
+use common::keys::{PublicKey, PublishKeys, SecretKey, Signature, Signed};
 use common::replay::Window;
 use common::time::WallTime;
 
-const VERSION: u8 = 2;
-const DOMAIN: &str = "pressrun control datagram 2";
+const VERSION: u8 = 3;
+const DOMAIN: &str = "pressrun control datagram 3";
 /// Stands for the whole segment where a receiver is named.
 const SEGMENT: ServerId = ServerId([0; 16]);
 const TAG_BYTES: usize = 16;
 const SIGNATURE_BYTES: usize = 64;
 /// Largest control datagram, in bytes. Anything longer is dropped unread.
-pub const DATAGRAM_BYTES_MAX: usize = 16 << 10;
+///
+/// 40 KiB: the announcement of an object to 1,000 members, each with its identity and its form of the
+/// session's secret.
+pub const DATAGRAM_BYTES_MAX: usize = 40 << 10;
 /// Most senders remembered: four times the largest segment supported.
 const SENDERS_MAX: usize = 4096;
 
@@ -124,6 +127,8 @@ pub struct Opener {
     keys: PublishKeys,
     /// Credentials that were believed, by digest, so that each is verified once.
     credentials: BTreeMap<Digest, Credential>,
+    /// The keys of those that were heard; as many as in `heard`.
+    senders: BTreeMap<ServerId, PublicKey>,
     heard: BTreeMap<ServerId, Window>,
 }
 
@@ -146,7 +151,22 @@ impl Opener {
         segment_key: SegmentKey,
         keys: PublishKeys,
     ) -> Self {
-        Self { own, cluster, segment, segment_key, keys, credentials: BTreeMap::new(), heard: BTreeMap::new() }
+        Self {
+            own,
+            cluster,
+            segment,
+            segment_key,
+            keys,
+            credentials: BTreeMap::new(),
+            senders: BTreeMap::new(),
+            heard: BTreeMap::new(),
+        }
+    }
+
+    /// The key of a server that has been heard.
+    #[must_use]
+    pub fn key_of(&self, server: ServerId) -> Option<&PublicKey> {
+        self.senders.get(&server)
     }
 
     /// Checks a datagram; cheapest check first.
@@ -178,6 +198,7 @@ impl Opener {
         }
         sender.key.verify(DOMAIN, signed, &Signature(*signature)).map_err(|_| Dropped::Signature)?;
         self.note(sender.server, u64::from_le_bytes(*boot), u64::from_le_bytes(*counter))?;
+        self.senders.insert(sender.server, sender.key);
         Ok(Opened { sender, body: body.to_vec() })
     }
 

@@ -1,12 +1,13 @@
 //! Sealing data frames: AES-256-GCM, the header in clear and authenticated.
 //!
-//! The key belongs to one session of one leader in one epoch, and the nonce is the frame's
-//! transmission number, which never repeats within a session; so no nonce is ever used twice.
+//! The key belongs to one session of one leader in one epoch and hangs on the secret that the leader drew for
+//! it; the nonce is the frame's transmission number, which never repeats within a session; so no nonce is
+//! ever used twice.
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
-use common::ids::ServerId;
 
 use crate::envelope::SegmentKey;
+use crate::secrets::{SessionName, SessionSecret};
 
 /// Length of the authentication tag, in bytes.
 pub const TAG_BYTES: usize = 16;
@@ -21,12 +22,11 @@ impl FrameKey {
     /// # Panics
     /// Never: the derived key has the length that the cipher takes.
     #[must_use]
-    pub fn derive(segment_key: &SegmentKey, session: u32, leader: ServerId, epoch: u64) -> Self {
-        let mut hasher = blake3::Hasher::new_derive_key("pressrun data frame key 1");
+    pub fn derive(segment_key: &SegmentKey, secret: SessionSecret, name: SessionName) -> Self {
+        let mut hasher = blake3::Hasher::new_derive_key("pressrun data frame key 2");
         hasher.update(&segment_key.0);
-        hasher.update(&session.to_le_bytes());
-        hasher.update(&leader.0);
-        hasher.update(&epoch.to_le_bytes());
+        hasher.update(&secret.0);
+        hasher.update(&name.to_bytes());
         let key = UnboundKey::new(&AES_256_GCM, hasher.finalize().as_bytes()).expect("32 bytes are a key");
         Self(LessSafeKey::new(key))
     }
@@ -61,22 +61,31 @@ fn nonce(sequence: u32) -> Nonce {
 
 #[cfg(test)]
 mod tests {
+    use common::ids::ServerId;
+
     use super::*;
+
+    const NAME: SessionName = SessionName { session: 5, leader: ServerId([2; 16]), epoch: 3 };
+
+    fn key(segment_key: u8, secret: u8, name: SessionName) -> FrameKey {
+        FrameKey::derive(&SegmentKey([segment_key; 32]), SessionSecret([secret; 16]), name)
+    }
 
     #[test]
     fn a_frame_opens_only_whole_and_in_its_own_session() {
-        let key = FrameKey::derive(&SegmentKey([1; 32]), 5, ServerId([2; 16]), 3);
+        let own = key(1, 4, NAME);
         let mut frame = Vec::new();
-        key.seal(b"header", 9, b"payload", &mut frame);
+        own.seal(b"header", 9, b"payload", &mut frame);
         let (header, sealed) = frame.split_at(6);
-        assert_eq!(key.open(header, 9, &mut sealed.to_vec()), Some(b"payload".as_slice()));
-        assert_eq!(key.open(header, 8, &mut sealed.to_vec()), None);
-        assert_eq!(key.open(b"Header", 9, &mut sealed.to_vec()), None);
+        assert_eq!(own.open(header, 9, &mut sealed.to_vec()), Some(b"payload".as_slice()));
+        assert_eq!(own.open(header, 8, &mut sealed.to_vec()), None);
+        assert_eq!(own.open(b"Header", 9, &mut sealed.to_vec()), None);
         for other in [
-            FrameKey::derive(&SegmentKey([9; 32]), 5, ServerId([2; 16]), 3),
-            FrameKey::derive(&SegmentKey([1; 32]), 6, ServerId([2; 16]), 3),
-            FrameKey::derive(&SegmentKey([1; 32]), 5, ServerId([3; 16]), 3),
-            FrameKey::derive(&SegmentKey([1; 32]), 5, ServerId([2; 16]), 4),
+            key(9, 4, NAME),
+            key(1, 5, NAME),
+            key(1, 4, SessionName { session: 6, ..NAME }),
+            key(1, 4, SessionName { leader: ServerId([3; 16]), ..NAME }),
+            key(1, 4, SessionName { epoch: 4, ..NAME }),
         ] {
             assert_eq!(other.open(header, 9, &mut sealed.to_vec()), None);
         }

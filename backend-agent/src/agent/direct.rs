@@ -14,7 +14,7 @@ use protocol::direct::{Answer, Message, Output};
 use protocol::message::Control;
 
 use super::Agent;
-use super::leading::Leading;
+use super::leading::{Leading, Session};
 
 impl Agent {
     pub(super) fn direct(&mut self, sender: &Credential, from: SocketAddr, message: Message, now: Timestamp) {
@@ -74,7 +74,7 @@ impl Agent {
         let now = self.clock.now();
         let Some(leading) = &mut self.leading else { return };
         for active in leading.active.values_mut() {
-            if let Some((_, distribution)) = &mut active.session {
+            if let Some(Session { distribution, .. }) = &mut active.session {
                 distribution.gone(server, now);
             }
         }

@@ -12,7 +12,7 @@ use group_leader::forward::Arriving;
 use tokio::sync::mpsc;
 use transfer::store::Assembler;
 
-use super::leading::Active;
+use super::leading::{Active, Session};
 use super::{Agent, Event};
 
 /// How much more must have arrived before it is told again.
@@ -57,7 +57,7 @@ impl Agent {
         let Some(leading) = &mut self.leading else { return };
         let Some(Arriving { signed, ticket, spread }) = leading.forward.arriving(object) else { return };
         if let Some(active) = leading.active.get_mut(&object) {
-            if let Some((_, distribution)) = &mut active.session {
+            if let Some(Session { distribution, .. }) = &mut active.session {
                 distribution.available(early.whole_bytes, now);
             }
             active.early = Some(early);

@@ -21,6 +21,8 @@ use group_leader::distribute::{Distribution, Next};
 use group_leader::forward::{Action, Forward};
 use group_leader::uplink::{self, Connect, Uplink};
 use lan_channel::envelope::SegmentKey;
+use lan_channel::frames::FrameKey;
+use lan_channel::secrets::{SessionName, SessionSecret};
 use protocol::direct::{self, Offers};
 use protocol::session::shares::{fair_shares, first_share};
 use protocol::session::{
@@ -30,6 +32,7 @@ use tokio::sync::mpsc;
 use transfer::tls::Peer;
 
 use super::early::Early;
+use super::granting::Granting;
 use super::member::resolve;
 use super::{Agent, Event};
 use crate::identity::Identity;
@@ -42,12 +45,19 @@ const REPORT_INTERVAL: Duration = Duration::from_secs(5);
 /// Which of the segment's keys seals frames: there is one as yet.
 const KEY_ID: u8 = 0;
 
+/// A multicast session that this server leads.
+pub(super) struct Session {
+    name: SessionName,
+    secret: SessionSecret,
+    pub(super) distribution: Distribution,
+}
+
 /// An object under distribution.
 pub(super) struct Active {
     pub(super) signed: Signed<Ticket>,
     pub(super) ticket: Ticket,
     pub(super) audience: Audience,
-    pub(super) session: Option<(u32, Distribution)>,
+    pub(super) session: Option<Session>,
     /// Where the session's frames go.
     pub(super) channel: SocketAddr,
     /// For those who do not hear multicast.
@@ -192,7 +202,7 @@ impl Leading {
     /// A member was not served, perhaps because the symbols of its session are too long.
     fn note_failure(&mut self, object: Digest, failure: Failure) {
         let session = self.active.get(&object).and_then(|active| active.session.as_ref());
-        let Some((_, distribution)) = session else { return };
+        let Some(Session { distribution, .. }) = session else { return };
         if self.symbol_length.failed(distribution.symbol_bytes(), failure) {
             tracing::warn!("something on the segment does not carry the long frames that all interfaces do");
         }
@@ -200,7 +210,7 @@ impl Leading {
 
     /// A member's kernel dropped frames of a session: an administrator should know.
     pub(super) fn overflow(&mut self, server: ServerId, session: u32, frames: u64) {
-        let of_session = |active: &&Active| active.session.as_ref().is_some_and(|(number, _)| *number == session);
+        let of_session = |active: &&Active| active.session.as_ref().is_some_and(|it| it.name.session == session);
         let Some(active) = self.active.values().find(of_session) else { return };
         tracing::warn!(%server, assignment = %active.ticket.assignment, frames, "a member's kernel dropped frames");
         self.uplink.say(ToCcm::Overflow { assignment: active.ticket.assignment, server, frames });
@@ -211,7 +221,7 @@ impl Leading {
         let Some(total) = self.rate_max else { return };
         let sessions = self.active.values_mut().filter_map(|active| active.session.as_mut());
         let mut sending: Vec<&mut Distribution> =
-            sessions.map(|(_, distribution)| distribution).filter(|it| it.wanted_bytes_per_sec() > 0).collect();
+            sessions.map(|session| &mut session.distribution).filter(|it| it.wanted_bytes_per_sec() > 0).collect();
         let wants: Vec<u64> = sending.iter().map(|distribution| distribution.wanted_bytes_per_sec()).collect();
         for (distribution, share) in sending.iter_mut().zip(fair_shares(total, &wants)) {
             distribution.set_share(Some(share), now);
@@ -221,7 +231,7 @@ impl Leading {
     /// How a new session begins: beside others, with a share of the rate at the start.
     fn sender_config(&self, config: &SenderConfig) -> SenderConfig {
         let others = self.active.values().filter_map(|active| active.session.as_ref());
-        let sending = others.filter(|(_, distribution)| distribution.wanted_bytes_per_sec() > 0).count() as u64;
+        let sending = others.filter(|session| session.distribution.wanted_bytes_per_sec() > 0).count() as u64;
         let mut config = config.clone();
         config.rate.rate_bytes_per_sec = first_share(config.rate.rate_bytes_per_sec, sending);
         config
@@ -236,14 +246,14 @@ impl Leading {
 
     fn session(&mut self, session: u32) -> Option<&mut Distribution> {
         self.active.values_mut().find_map(|active| match &mut active.session {
-            Some((number, distribution)) if *number == session => Some(distribution),
+            Some(of) if of.name.session == session => Some(&mut of.distribution),
             Some(_) | None => None,
         })
     }
 
     pub(super) fn poll_timeout(&self) -> Option<Timestamp> {
         let sessions = self.active.values().filter_map(|active| {
-            let (_, distribution) = active.session.as_ref()?;
+            let distribution = &active.session.as_ref()?.distribution;
             Some(distribution.poll_timeout().map_or(active.progress_at, |at| at.min(active.progress_at)))
         });
         let offers = self.active.values().filter_map(|active| active.offers.poll_timeout());
@@ -254,7 +264,7 @@ impl Leading {
     pub(super) fn timeout(&mut self, now: Timestamp) {
         for active in self.active.values_mut() {
             active.offers.handle_timeout(now);
-            let Some((_, distribution)) = &mut active.session else { continue };
+            let Some(Session { distribution, .. }) = &mut active.session else { continue };
             distribution.timeout(now);
             if active.progress_at <= now {
                 active.progress_at = now + PROGRESS_INTERVAL;
@@ -410,7 +420,7 @@ impl Agent {
                 .or_insert_with(|| Active::new(Audience::new(targets, spread), signed, ticket.clone(), channel, now));
             active.early = None;
             active.offers.release(now);
-            if let Some((_, distribution)) = &mut active.session {
+            if let Some(Session { distribution, .. }) = &mut active.session {
                 distribution.available(ticket.length, now);
             }
             leading.heard_reports(&reported);
@@ -453,12 +463,13 @@ impl Agent {
         for server in by_unicast {
             active.offers.offer(server, now);
         }
-        if let Some((_, distribution)) = &mut active.session {
+        let mut granting = Granting { pairs: &mut self.pairs, opener: &self.opener };
+        if let Some(Session { name, secret, distribution }) = &mut active.session {
             for server in gone {
                 distribution.gone(server, now);
             }
             for server in join {
-                distribution.join(server, now);
+                distribution.join(server, granting.grant(&active.ticket, server, *name, *secret), now);
             }
             return;
         }
@@ -485,16 +496,18 @@ impl Agent {
             }
         };
         leading.next_session = leading.next_session.wrapping_add(1);
-        let session = leading.next_session;
+        let name = SessionName { session: leading.next_session, leader: leading.server, epoch: leading.epoch };
+        let secret = SessionSecret(rand::random());
         let announcement = Announcement {
-            session,
-            epoch: leading.epoch,
+            session: name.session,
+            epoch: name.epoch,
             key_id: KEY_ID,
             ticket: active.signed.clone(),
             table_bytes: 0,
+            grants: join.iter().filter_map(|server| granting.grant(&active.ticket, *server, name, secret)).collect(),
         };
-        let distribution =
-            Distribution::start(config, announcement, geometry, file, leading.server, &leading.segment_key, &join, now);
+        let key = FrameKey::derive(&leading.segment_key, secret, name);
+        let distribution = Distribution::start(config, announcement, geometry, file, key, &join, now);
         let addresses = self.channels.addresses;
         active.channel = addresses.data_for(channel_of(&active.ticket));
         let distribution = match &active.early {
@@ -509,7 +522,7 @@ impl Agent {
             distribution.once_joined()
         };
         active.progress_at = now + PROGRESS_INTERVAL;
-        active.session = Some((session, distribution));
+        active.session = Some(Session { name, secret, distribution });
     }
 
     /// Members that were served and have not answered, or were given up, are asked again.
@@ -524,6 +537,12 @@ impl Agent {
     pub(super) fn members_changed(&mut self, members: Vec<MemberInfo>) {
         let now = self.clock.now();
         let own = self.identity.server;
+        if self.leading.is_some() {
+            // Before there is anything to say: a session of many shall not wait for it.
+            for key in members.iter().filter_map(|member| self.opener.key_of(member.server)) {
+                self.pairs.prepare(key);
+            }
+        }
         self.reach.members(members.iter().map(|member| member.server).filter(|server| *server != own), now);
         let objects = match &mut self.leading {
             Some(leading) => leading.members_changed(members, now),
@@ -559,7 +578,7 @@ impl Agent {
 
     fn session_output(&mut self, object: Digest) -> Option<SenderOutput> {
         let active = self.leading.as_mut()?.active.get_mut(&object)?;
-        active.session.as_mut()?.1.poll_output()
+        active.session.as_mut()?.distribution.poll_output()
     }
 
     fn carry_out(&mut self, object: Digest, output: SenderOutput) {
@@ -606,7 +625,7 @@ impl Agent {
         let mut next = Next::WhenDue;
         for object in leading.in_turn() {
             let Some(active) = leading.active.get_mut(&object) else { continue };
-            let Some((_, distribution)) = &mut active.session else { continue };
+            let Some(Session { distribution, .. }) = &mut active.session else { continue };
             match distribution.send_frames(now, self.channels.data_send.to(active.channel)) {
                 Next::WhenDue => {}
                 Next::Soon => next = Next::Soon,

@@ -14,12 +14,13 @@ use common::outcome::{Outcome, Refusal, RefusalCode, Report, SiteState};
 use common::ticket::Ticket;
 use common::time::Timestamp;
 use lan_channel::doctor::is_of_doctor;
+use lan_channel::secrets::SessionName;
 use protocol::election;
 use protocol::message::Control;
 use protocol::participant::Output;
 use protocol::reach::Way;
 use protocol::registration::Destination;
-use protocol::session::Message;
+use protocol::session::{Grant, Message};
 use std::net::SocketAddr;
 use tokio::net::UdpSocket;
 use transfer::fetch::Beginning;
@@ -166,19 +167,26 @@ impl Agent {
 
     fn session(&mut self, sender: &Credential, transfer: SocketAddr, message: Message, now: Timestamp) {
         match message {
-            Message::Announce { session, ticket, table_bytes, layout, epoch } => {
+            Message::Announce { session, ticket, table_bytes, layout, epoch, grants } => {
                 self.leader_transfer.insert(sender.server, transfer);
                 if self.receptions.knows(session) {
-                    let again = Message::Announce { session, ticket, table_bytes, layout, epoch };
+                    let again = Message::Announce { session, ticket, table_bytes, layout, epoch, grants };
                     self.receptions.message(sender.server, &again, now);
                     return;
                 }
                 // Only who leads distributes. Who has just been elected announces again.
                 let leads = self.part.leader().is_some_and(|(leader, _)| leader == sender.server);
-                if let Some(ticket) = self.believed(sender, &ticket).filter(|_| leads) {
-                    let announced = Announced { session, ticket, layout, table_bytes, leader: sender.server, epoch };
-                    self.announced(announced, now);
-                }
+                let Some(ticket) = self.believed(sender, &ticket).filter(|_| leads) else { return };
+                let name = SessionName { session, leader: sender.server, epoch };
+                let hidden = Grant::find(&grants, &ticket, self.identity.server);
+                let Some(secret) = hidden.and_then(|hidden| self.pairs.reveal(&sender.key, name, hidden)) else {
+                    // The leader announces again when it counts this server among its members.
+                    tracing::debug!(leader = %sender.name, session, "a session is announced to others only");
+                    return;
+                };
+                let announced =
+                    Announced { session, ticket, layout, table_bytes, leader: sender.server, epoch, secret };
+                self.announced(announced, now);
             }
             Message::Poll(_) | Message::Close { .. } | Message::Plan { .. } => {
                 self.receptions.message(sender.server, &message, now);

@@ -3,7 +3,7 @@
 //!
 //! In reading order: [`run`] (start, loop, stop), [`member`] (what every server does), [`leading`]
 //! (what the group leader does besides), [`reaching`] (how what is said reaches the others), [`moving`] (where
-//! the control channel is), [`direct`] (objects for those who do not hear multicast), [`doctor`] (answers to
+//! the control channel is), [`direct`] (objects for those who do not hear multicast), [`granting`] (who is told a session's secret), [`doctor`] (answers to
 //! `pressrun doctor`), [`host`] (what the machine is).
 //!
 //! No rule of a protocol lives here. Reading trees, hashing files and fetching happen elsewhere and
@@ -12,6 +12,7 @@
 mod direct;
 mod doctor;
 mod early;
+mod granting;
 mod host;
 mod leading;
 mod member;
@@ -41,6 +42,7 @@ use lan_channel::doctor::DoctorChannel;
 use lan_channel::envelope::{Opener, Sealer};
 use lan_channel::joined::JoinedChannels;
 use lan_channel::port::{Hears, Wishes};
+use lan_channel::secrets::PairKeys;
 use lan_channel::sockets::{ChannelAddresses, Channels};
 use protocol::doctor::Responder;
 use protocol::election::Mode;
@@ -177,6 +179,8 @@ pub(crate) struct Agent {
     joined: JoinedChannels,
     sealer: Sealer,
     opener: Opener,
+    /// What is said to one other server alone, in the hearing of all.
+    pairs: PairKeys,
     doctor: DoctorChannel,
     /// What doctors are told.
     responder: Responder,
@@ -372,6 +376,7 @@ impl Agent {
             identity.segment_key,
             identity.publish_keys.clone(),
         );
+        let pairs = PairKeys::new(identity.control_key.clone());
         let doctor = identity.doctor_channel();
         let responder = Responder::new(config.lan.transport);
         let agent = Self {
@@ -385,6 +390,7 @@ impl Agent {
             channels: Arc::new(channels),
             sealer,
             opener,
+            pairs,
             doctor,
             responder,
             transfer_address,
@@ -439,13 +445,17 @@ impl Agent {
                 Some(event) = inbox.events.recv() => self.event(event),
                 Some(event) = inbox.uplink.recv() => self.uplink_event(event),
                 Some(incoming) = inbox.notifications.recv() => self.notified(incoming.notification, Some(incoming.answer)),
-                _ = channels.control_unicast.readable() => self.read_own(&channels.control_unicast, &mut buffer),
-                _ = self.controls.readable() => self.read_channels(&mut buffer),
+                _ = channels.control_unicast.readable() => {}
+                _ = self.controls.readable() => {}
                 _ = channels.data_receive.readable() => {}
                 _ = self.joined.readable() => {}
                 _ = channels.data_send.writable(), if next == Next::WhenWritable => {}
                 () = sleep => {}
             }
+            // What has arrived is heard before silence is concluded from: a process that was not given the
+            // processor for a while wakes with its times run out and its leader's announcements unread.
+            self.read_own(&channels.control_unicast, &mut buffer);
+            self.read_channels(&mut buffer);
             self.drain_data();
             self.timeouts();
             self.pump();

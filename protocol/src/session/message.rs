@@ -9,6 +9,7 @@ use common::ticket::Ticket;
 use serde::{Deserialize, Serialize};
 
 use super::geometry::Layout;
+use super::grant::Grant;
 use super::ranges::RangeSet;
 
 /// Most bytes of a list in a message, in the binary form of the control channel (postcard).
@@ -60,7 +61,7 @@ pub struct Status {
     pub session: u32,
     /// The last [`Poll`] heard; 0 when none was.
     pub poll: u32,
-    /// Data frames of this session heard, duplicates included. With `highest` it tells the loss.
+    /// Data frames of this session heard, each once. With `highest` it tells the loss.
     pub received: u64,
     /// Highest sequence heard; 0 when none was.
     pub highest: u32,
@@ -110,6 +111,9 @@ pub enum Message {
         layout: Layout,
         /// The leader's epoch.
         epoch: u64,
+        /// The session's secret, for each member in its own form. Who finds none waits to be announced to
+        /// again.
+        grants: Vec<Grant>,
     },
     /// Member, unicast.
     Status(Status),

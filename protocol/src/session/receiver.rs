@@ -15,6 +15,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use common::ids::ServerId;
+use common::replay::Window;
 use common::time::Timestamp;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng as _, SeedableRng as _};
@@ -97,6 +98,12 @@ pub enum Refused {
         expected: u32,
         /// The frame's.
         actual: u32,
+    },
+    /// This transmission was heard before, or is too old to tell.
+    #[error("transmission {sequence} was heard before")]
+    Replay {
+        /// Its number.
+        sequence: u32,
     },
     /// The object has no such symbol.
     #[error("the frame carries symbol {symbol} of an object of {symbols}")]
@@ -187,6 +194,8 @@ pub struct Receiver {
     holdings: Holdings,
     received: u64,
     highest: u32,
+    /// Which transmissions were heard: what somebody recorded and plays again counts for nothing.
+    transmissions: Window,
     sent_through: u32,
     poll: u32,
     answer: Option<Answer>,
@@ -223,6 +232,7 @@ impl Receiver {
             holdings: Holdings::new(geometry),
             received: 0,
             highest: 0,
+            transmissions: Window::default(),
             sent_through: 0,
             poll: 0,
             answer: None,
@@ -294,6 +304,9 @@ impl Receiver {
         }
         if self.state == State::Over {
             return Err(Refused::Over);
+        }
+        if !self.transmissions.take(0, header.sequence.into()) {
+            return Err(Refused::Replay { sequence: header.sequence });
         }
         self.heard(now);
         self.received += 1;

@@ -39,6 +39,13 @@ fn hear(receiver: &mut Receiver, symbol: u32, flags: FrameFlags, now: Timestamp)
     assert!(taken.is_ok(), "{taken:?}");
 }
 
+/// The symbol comes once more, as another transmission.
+fn hear_again(receiver: &mut Receiver, symbol: u32, now: Timestamp) {
+    let header = FrameHeader { sequence: 1000 + symbol, ..header(symbol, PLAIN) };
+    let taken = receiver.handle_frame(&header, usize::from(SYMBOL_BYTES), now);
+    assert!(taken.is_ok(), "{taken:?}");
+}
+
 fn outputs(receiver: &mut Receiver) -> Vec<Output> {
     std::iter::from_fn(|| receiver.poll_output()).collect()
 }
@@ -86,12 +93,31 @@ fn wrong_symbols_are_asked_for_again_until_the_object_is_confirmed() {
     receiver.handle_timeout(at(2));
     let asked = statuses(&mut receiver);
     assert_eq!((asked.len(), asked[0].missing.clone(), asked[0].complete), (1, vec![(1, 2)], false));
-    hear(&mut receiver, 1, PLAIN, at(3));
-    hear(&mut receiver, 2, PLAIN, at(3));
+    hear_again(&mut receiver, 1, at(3));
+    hear_again(&mut receiver, 2, at(3));
     assert_eq!(outputs(&mut receiver), vec![Output::Complete]);
     receiver.confirm(at(0));
     receiver.mark_bad(0, 1, at(4));
     assert_eq!(receiver.held().count(), 3);
+}
+
+#[test]
+fn a_transmission_that_is_played_again_asks_nothing_counts_nothing_and_brings_nothing() {
+    let mut receiver = receiver(10);
+    let flagged = header(0, FLAG);
+    hear(&mut receiver, 0, FLAG, at(0));
+    receiver.handle_timeout(at(10));
+    let [first] = statuses(&mut receiver).try_into().expect("one answer");
+    let due = receiver.poll_timeout();
+    for _ in 0..100 {
+        let taken = receiver.handle_frame(&flagged, usize::from(SYMBOL_BYTES), at(11));
+        assert_eq!(taken, Err(Refused::Replay { sequence: 1 }));
+    }
+    assert_eq!(receiver.poll_timeout(), due, "no answer is due");
+    receiver.handle_message(&poll(Roll::Waiting(vec![ME])), at(11));
+    receiver.handle_timeout(at(15));
+    let [second] = statuses(&mut receiver).try_into().expect("one answer");
+    assert_eq!((first.received, second.received), (1, 1));
 }
 
 #[test]
@@ -155,8 +181,9 @@ fn a_complete_member_answers_few_flags_so_that_the_leader_hears_those_who_miss_s
     let mut complete = Receiver::already_complete(ReceiverConfig::default(), ME, 1, geometry, 1, at(0));
     outputs(&mut complete);
     let mut answers = 0;
-    for millis in (0..1000).step_by(50) {
-        let taken = complete.handle_frame(&FrameHeader { payload_bytes: 10, ..header(0, FLAG) }, 10, at(millis));
+    for (sequence, millis) in (1..).zip((0..1000).step_by(50)) {
+        let header = FrameHeader { payload_bytes: 10, sequence, ..header(0, FLAG) };
+        let taken = complete.handle_frame(&header, 10, at(millis));
         assert_eq!(taken, Ok(Accepted::Duplicate));
         complete.handle_timeout(at(millis + 1));
         answers += statuses(&mut complete).len();

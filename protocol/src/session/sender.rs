@@ -55,6 +55,7 @@ use common::time::Timestamp;
 
 use super::deficits::Deficits;
 use super::frame::{Carried, FrameFlags, FrameHeader, HEADER_BYTES, LOWER_HEADER_BYTES, TAG_BYTES};
+use super::grant::Grant;
 use super::members::{Failure, Members};
 use super::message::{Message, Status, may_be_cut};
 use super::rate::Rate;
@@ -84,6 +85,8 @@ pub struct Announcement {
     pub ticket: Signed<Ticket>,
     /// Length of the chunk table ahead of the object, in bytes; part of the geometry's length.
     pub table_bytes: u64,
+    /// The session's secret for the first members ([`Sender::grant`] for later ones).
+    pub grants: Vec<Grant>,
 }
 
 /// A frame to be sealed and sent on the data channel.
@@ -309,6 +312,13 @@ impl Sender {
             self.poll_at = self.poll_at.min(now + self.config.poll_interval);
             self.quiet_interval = self.first_quiet_interval();
         }
+    }
+
+    /// The session's secret for a server that is about to be [added](Sender::add_member), or comes back.
+    pub fn grant(&mut self, grant: Grant) {
+        let grants = &mut self.announcement.grants;
+        grants.retain(|old| !old.is_for_whom(&grant));
+        grants.push(grant);
     }
 
     /// A server that came to the segment takes part too, and gets what it missed as repairs. Also takes

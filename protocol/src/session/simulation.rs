@@ -229,6 +229,7 @@ pub(super) fn announcement() -> Announcement {
         key_id: 4,
         ticket: Signed::sign(&ticket(), &key),
         table_bytes: 0,
+        grants: Vec::new(),
     }
 }
 
@@ -590,7 +591,7 @@ impl Segment {
                 Carried::Symbol(symbol) => assert!(driver.written.contains(symbol)),
                 Carried::Parity { .. } => (),
             },
-            Err(Refused::Over) => (),
+            Err(Refused::Over | Refused::Replay { .. }) => (),
             Err(refused) => panic!("seed {}: an honest frame: {refused}", self.plan.seed),
         }
     }

@@ -5,12 +5,14 @@ use std::time::{Duration, Instant, SystemTime};
 
 use common::credential::{Credential, Roles};
 use common::ids::{ClusterId, SegmentName, ServerId};
-use common::keys::{PublishKey, PublishKeys, SecretKey, Signed};
+use common::keys::{PublicKey, PublishKey, PublishKeys, SecretKey, Signed};
+use common::ticket::Ticket;
 use common::time::{Timestamp, WallTime};
 use lan_channel::envelope::{Opened, Opener, Sealer, SegmentKey};
+use lan_channel::secrets::{PairKeys, SessionName, SessionSecret};
 use lan_channel::sockets::{ChannelAddresses, ChannelError, Channels};
 use protocol::message::Control;
-use protocol::session::Message;
+use protocol::session::{Grant, Message};
 use tokio::net::UdpSocket;
 
 use crate::PartyArguments;
@@ -102,18 +104,23 @@ pub(crate) struct Party {
     pub(crate) transfer_port: u16,
     sealer: Sealer,
     opener: Opener,
+    pairs: PairKeys,
+    word: String,
     buffer: Vec<u8>,
+}
+
+/// Keys that follow from a word that all parties know.
+fn derive(word: &str, purpose: &str, number: u16) -> [u8; 32] {
+    let mut hasher = blake3::Hasher::new_derive_key("pressrun lan-cast");
+    hasher.update(word.as_bytes());
+    hasher.update(purpose.as_bytes());
+    hasher.update(&number.to_be_bytes());
+    *hasher.finalize().as_bytes()
 }
 
 impl Party {
     pub(crate) fn join(arguments: &PartyArguments, number: u16) -> Result<Self, CastError> {
-        let derive = |purpose: &str, number: u16| {
-            let mut hasher = blake3::Hasher::new_derive_key("pressrun lan-cast");
-            hasher.update(arguments.word.as_bytes());
-            hasher.update(purpose.as_bytes());
-            hasher.update(&number.to_be_bytes());
-            *hasher.finalize().as_bytes()
-        };
+        let derive = |purpose: &str, number: u16| derive(&arguments.word, purpose, number);
         let id = server(number);
         let mut cluster = [0; 16];
         cluster.copy_from_slice(&derive("cluster", 0)[..16]);
@@ -138,6 +145,8 @@ impl Party {
             id,
             cluster,
             segment_key,
+            pairs: PairKeys::new(key.clone()),
+            word: arguments.word.clone(),
             sealer: Sealer::new(key, segment_key, &credential, wall_time().0),
             opener: Opener::new(id, cluster, segment, segment_key, publish_keys.clone()),
             publish_key,
@@ -146,6 +155,25 @@ impl Party {
             transfer_port: 0,
             buffer: vec![0; CONTROL_BYTES_MAX],
         })
+    }
+
+    fn key_of(&self, server: ServerId) -> PublicKey {
+        SecretKey::from_bytes(&derive(&self.word, "server", number(server))).public()
+    }
+
+    /// How these members are told the secret of a session.
+    pub(crate) fn grants(&mut self, ticket: &Ticket, name: SessionName, secret: SessionSecret) -> Vec<Grant> {
+        let hidden = ticket.targets.iter().filter_map(|member| {
+            let key = self.key_of(*member);
+            Grant::new(ticket, *member, self.pairs.hide(&key, name, secret)?)
+        });
+        hidden.collect()
+    }
+
+    /// The secret of a session that was announced.
+    pub(crate) fn secret(&mut self, grants: &[Grant], ticket: &Ticket, name: SessionName) -> Option<SessionSecret> {
+        let key = self.key_of(name.leader);
+        self.pairs.reveal(&key, name, Grant::find(grants, ticket, self.id)?)
     }
 
     /// Says something about a session: to one, or to all.

@@ -8,6 +8,7 @@ use backend_agent::receive::{Announced, Event, Receptions};
 use common::ids::ServerId;
 use common::ticket::Ticket;
 use lan_channel::data::FrameBatch;
+use lan_channel::secrets::SessionName;
 use protocol::session::Message;
 use serde_json::json;
 use tokio::sync::mpsc;
@@ -102,7 +103,7 @@ impl Member {
             self.leaders.insert(from, place);
             let now = self.clock.now();
             match &message {
-                Message::Announce { session, ticket, table_bytes, layout, epoch }
+                Message::Announce { session, ticket, table_bytes, layout, epoch, grants }
                     if !self.receptions.knows(*session) =>
                 {
                     let Ok(ticket) = ticket.verify(&self.party.publish_keys) else { continue };
@@ -110,6 +111,8 @@ impl Member {
                     if !is_good || ticket.targets.binary_search(&self.party.id).is_err() {
                         continue;
                     }
+                    let name = SessionName { session: *session, leader: from, epoch: *epoch };
+                    let Some(secret) = self.party.secret(grants, &ticket, name) else { continue };
                     let here = self.objects.contains(ticket.object);
                     let announced = Announced {
                         session: *session,
@@ -118,6 +121,7 @@ impl Member {
                         table_bytes: *table_bytes,
                         leader: from,
                         epoch: *epoch,
+                        secret,
                     };
                     if let Err(error) = self.receptions.begin(announced, here, rand::random(), now) {
                         let reason = error.to_string();

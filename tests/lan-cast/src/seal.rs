@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use common::ids::ServerId;
 use lan_channel::envelope::SegmentKey;
 use lan_channel::frames::FrameKey;
+use lan_channel::secrets::{SessionName, SessionSecret};
 use protocol::session::{HEADER_BYTES, SYMBOL_BYTES};
 use serde_json::json;
 
@@ -14,7 +15,8 @@ use crate::say;
 const FRAMES: u32 = 500_000;
 
 pub(crate) fn run() {
-    let key = FrameKey::derive(&SegmentKey([1; 32]), 1, ServerId([1; 16]), 1);
+    let name = SessionName { session: 1, leader: ServerId([1; 16]), epoch: 1 };
+    let key = FrameKey::derive(&SegmentKey([1; 32]), SessionSecret([1; 16]), name);
     let (header, symbol) = ([7; HEADER_BYTES], vec![9; usize::from(SYMBOL_BYTES)]);
     let mut frame = Vec::with_capacity(2048);
     let sealing = timed(|sequence| {

@@ -10,6 +10,8 @@ use common::keys::Signed;
 use common::ticket::Ticket;
 use common::time::{Timestamp, WallTime};
 use group_leader::distribute::{Distribution, Next, is_for_leader};
+use lan_channel::frames::FrameKey;
+use lan_channel::secrets::{SessionName, SessionSecret};
 use protocol::session::rate::RateConfig;
 use protocol::session::{Announcement, Geometry, Message, SYMBOL_BYTES, SenderConfig, SenderOutput};
 use serde_json::json;
@@ -116,7 +118,7 @@ async fn session(
         channel: None,
     };
     // The CCM has signed before a session begins.
-    let ticket = Signed::sign(&ticket, &party.publish_key);
+    let signed = Signed::sign(&ticket, &party.publish_key);
     let geometry = Geometry::new(object.length, SYMBOL_BYTES)?;
     let config = match arguments.rate_bytes_per_sec {
         Some(rate_bytes_per_sec) => SenderConfig {
@@ -126,17 +128,18 @@ async fn session(
         None => SenderConfig::default(),
     };
     let started_at = clock.now();
-    let announcement = Announcement { session, epoch: EPOCH, key_id: 0, ticket, table_bytes: 0 };
-    let mut distribution = Distribution::start(
-        config,
-        announcement,
-        geometry,
-        object.file,
-        party.id,
-        &party.segment_key,
-        &members,
-        started_at,
-    );
+    let name = SessionName { session, leader: party.id, epoch: EPOCH };
+    let secret = SessionSecret(rand::random());
+    let announcement = Announcement {
+        session,
+        epoch: EPOCH,
+        key_id: 0,
+        ticket: signed,
+        table_bytes: 0,
+        grants: party.grants(&ticket, name, secret),
+    };
+    let key = FrameKey::derive(&party.segment_key, secret, name);
+    let mut distribution = Distribution::start(config, announcement, geometry, object.file, key, &members, started_at);
     loop {
         pump(&mut distribution, party, started_at, clock);
         let next = distribution.send_frames(clock.now(), &party.channels.data_send);

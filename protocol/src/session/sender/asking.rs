@@ -114,6 +114,7 @@ impl Sender {
             table_bytes: self.announcement.table_bytes,
             layout: self.geometry.layout(self.members.count()),
             epoch: self.announcement.epoch,
+            grants: self.announcement.grants.clone(),
         }));
     }
 }

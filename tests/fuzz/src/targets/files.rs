@@ -337,6 +337,7 @@ fn leader_of_nobody_that_answers(lan: &Lan, available: u64) -> Sender {
         key_id: 0,
         ticket: Signed::sign(&ticket(), &publish_key()),
         table_bytes: 0,
+        grants: Vec::new(),
     };
     let geometry = Geometry::new(OBJECT_BYTES, 1_000).expect("fits").with_blocks();
     Sender::new(lan.sender.clone(), announcement, geometry, [server::id(3)], available, Timestamp(1_000_000))

@@ -8,6 +8,7 @@ use common::ids::ServerId;
 use common::time::Timestamp;
 use lan_channel::envelope::SegmentKey;
 use lan_channel::frames::FrameKey;
+use lan_channel::secrets::{SessionName, SessionSecret};
 use protocol::session::codec::Encoder;
 use protocol::session::{Carried, FrameFlags, FrameHeader, Geometry, Layout, Message};
 
@@ -19,6 +20,7 @@ const MEMBER: ServerId = ServerId([3; 16]);
 const SESSION: u32 = 7;
 const EPOCH: u64 = 1 << 32;
 const KEY: SegmentKey = SegmentKey([3; 32]);
+const SECRET: SessionSecret = SessionSecret([5; 16]);
 const OBJECT_BYTES: u64 = 10_000;
 const SYMBOL_BYTES: u16 = 512;
 /// Most steps of one input.
@@ -98,7 +100,7 @@ fn frame(input: &mut Input<'_>, geometry: &Geometry, session: u32, object: &[u8]
         send_time: 0,
     };
     let mut sealed = Vec::new();
-    let key = FrameKey::derive(&KEY, session, LEADER, EPOCH);
+    let key = FrameKey::derive(&KEY, SECRET, SessionName { session, leader: LEADER, epoch: EPOCH });
     key.seal(&header.encode(), sequence, &payload, &mut sealed);
     if how & 4 != 0 {
         // Damaged on its way: it does not open, or has another session.
@@ -139,8 +141,15 @@ pub(super) fn reception() -> Target {
             let (block_symbols, lanes) = LAYOUTS[usize::from(input.byte()) % LAYOUTS.len()];
             let layout = Layout { symbol_bytes: SYMBOL_BYTES, block_symbols, lanes, members: 2 };
             let geometry = Geometry::announced(OBJECT_BYTES, layout).expect("leaders may cut like that");
-            let announced =
-                Announced { session, ticket: ticket.clone(), layout, table_bytes: 0, leader: LEADER, epoch: EPOCH };
+            let announced = Announced {
+                session,
+                ticket: ticket.clone(),
+                layout,
+                table_bytes: 0,
+                leader: LEADER,
+                epoch: EPOCH,
+                secret: SECRET,
+            };
             receptions.begin(announced, false, 1, now).expect("there is room");
             let (mut honest, mut said, mut complete, mut steps) = (true, 0, false, 0);
             while !input.0.is_empty() && steps < STEPS_MAX && receptions.knows(session) {

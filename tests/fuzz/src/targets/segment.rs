@@ -17,7 +17,7 @@ use protocol::message::Control;
 use protocol::participant::Timers;
 use protocol::registration::{self, Destination, Roster};
 use protocol::session::{
-    Announcement, Carried, FrameFlags, FrameHeader, Geometry, HEADER_BYTES, Layout, Message, Poll, Receiver,
+    Announcement, Carried, FrameFlags, FrameHeader, Geometry, Grant, HEADER_BYTES, Layout, Message, Poll, Receiver,
     ReceiverConfig, Roll, SYMBOL_BYTES, Sender, SenderConfig, Status, TAG_BYTES,
 };
 use protocol::{direct, reach, reports};
@@ -70,7 +70,7 @@ pub(super) fn ticket() -> Ticket {
 }
 
 /// What a datagram is signed and tagged for.
-const DATAGRAM_DOMAIN: &str = "pressrun control datagram 2";
+const DATAGRAM_DOMAIN: &str = "pressrun control datagram 3";
 
 /// The input is what stands before the tag, and what stands before the signature: an insider can make the
 /// tag over anything, and the signature over anything that names itself.
@@ -311,6 +311,7 @@ fn sessions() -> Vec<Message> {
             table_bytes: 0,
             layout: geometry().layout(3),
             epoch: 1 << 32,
+            grants: Grant::new(&ticket(), ServerId([3; 16]), [7; 16]).into_iter().collect(),
         },
         Message::Status(Status { complete: true, ..status.clone() }),
         Message::Status(status),
@@ -332,6 +333,7 @@ pub(super) fn session() -> Target {
             key_id: 1,
             ticket: Signed::sign(&ticket(), &publish_key()),
             table_bytes: 0,
+            grants: Vec::new(),
         };
         let members = [2, 3].map(|number| ServerId([number; 16]));
         let now = Timestamp(1_000_000);
