@@ -21,7 +21,8 @@ const VERSION: u8 = 3;
 const DOMAIN: &str = "pressrun control datagram 3";
 /// Stands for the whole segment where a receiver is named.
 const SEGMENT: ServerId = ServerId([0; 16]);
-const TAG_BYTES: usize = 16;
+/// Length of the tag at a datagram's end, in bytes.
+pub const TAG_BYTES: usize = 16;
 const SIGNATURE_BYTES: usize = 64;
 /// Largest control datagram, in bytes. Anything longer is dropped unread.
 ///

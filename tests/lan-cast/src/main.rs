@@ -8,6 +8,7 @@
 //! Each line of standard output is one JSON object with an `event`. The sender says `ready` and waits for
 //! a line of standard input before each session.
 
+mod forge;
 mod party;
 mod receive;
 mod seal;
@@ -32,6 +33,8 @@ enum Command {
     Send(SendArguments),
     /// Receives whatever is sent, until it is stopped.
     Receive(ReceiveArguments),
+    /// Forges, damages and repeats what the others say, as a server of the segment that is in no session.
+    Forge(ForgeArguments),
     /// Measures what sealing frames costs.
     Seal,
 }
@@ -82,6 +85,18 @@ struct ReceiveArguments {
     /// Where spool and store are, which are made.
     #[arg(long)]
     directory: PathBuf,
+    /// Removes each object from the store when its session is over.
+    #[arg(long)]
+    forget: bool,
+}
+
+#[derive(Debug, Args)]
+struct ForgeArguments {
+    #[command(flatten)]
+    party: PartyArguments,
+    /// How much it sends, headers included.
+    #[arg(long)]
+    rate_bytes_per_sec: u64,
 }
 
 fn main() -> ExitCode {
@@ -98,6 +113,7 @@ fn main() -> ExitCode {
         match arguments.command {
             Command::Send(arguments) => send::run(&arguments).await,
             Command::Receive(arguments) => receive::run(&arguments).await,
+            Command::Forge(arguments) => forge::run(&arguments).await,
             Command::Seal => {
                 seal::run();
                 Ok(())

@@ -187,6 +187,25 @@ impl Party {
         }
     }
 
+    /// Sends a datagram as it is.
+    pub(crate) fn send_raw(&self, datagram: &[u8], to: SocketAddr) {
+        if let Err(error) = self.channels.control_unicast.try_send_to(datagram, to) {
+            tracing::debug!(%error, "a datagram was not sent");
+        }
+    }
+
+    /// A control datagram as it came, and what it says; `None` when none waits.
+    pub(crate) fn hear_raw(&mut self, channel: Channel) -> Option<Raw> {
+        let (length, from) = channel.of(&self.channels).try_recv_from(&mut self.buffer).ok()?;
+        let datagram = self.buffer[..length].to_vec();
+        let opened = self.opener.open(&datagram, wall_time()).ok();
+        let said = opened.and_then(|Opened { sender, body }| match postcard::from_bytes(&body) {
+            Ok(Control::Session { message, .. }) => Some((sender.server, message)),
+            Ok(_) | Err(_) => None,
+        });
+        Some(Raw { datagram, from, said })
+    }
+
     /// What a control datagram says about a session, from whom, and where that server is and serves objects;
     /// `None` when none waits. Datagrams that are not believed are passed over.
     pub(crate) fn hear(&mut self, channel: Channel) -> Option<(ServerId, Place, Message)> {
@@ -200,6 +219,14 @@ impl Party {
             }
         }
     }
+}
+
+/// A control datagram.
+pub(crate) struct Raw {
+    pub(crate) datagram: Vec<u8>,
+    pub(crate) from: SocketAddr,
+    /// Who says what, if it is believed.
+    pub(crate) said: Option<(ServerId, Message)>,
 }
 
 /// Where another server is.

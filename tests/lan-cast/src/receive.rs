@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use backend_agent::receive::{Announced, Event, Receptions};
+use common::digest::Digest;
 use common::ids::ServerId;
 use common::ticket::Ticket;
 use lan_channel::data::FrameBatch;
@@ -14,7 +15,7 @@ use serde_json::json;
 use tokio::sync::mpsc;
 use transfer::store::ObjectStore;
 
-use crate::party::{CastError, Channel, Clock, Party, Place, wall_time};
+use crate::party::{CastError, Channel, Clock, LEADER, Party, Place, server, wall_time};
 use crate::{ReceiveArguments, most_memory, say, unicast};
 
 struct Member {
@@ -29,6 +30,9 @@ struct Member {
     identities: Option<PathBuf>,
     /// Whether the last object was what it should be.
     verified: bool,
+    /// The last object, if it is to be removed when its session is over.
+    to_be_forgotten: Option<Digest>,
+    forget: bool,
     frames: usize,
     calls: usize,
 }
@@ -58,6 +62,8 @@ pub(crate) async fn run(arguments: &ReceiveArguments) -> Result<(), CastError> {
         number: arguments.number,
         identities: arguments.party.identities.clone(),
         verified: false,
+        to_be_forgotten: None,
+        forget: arguments.forget,
         frames: 0,
         calls: 0,
     };
@@ -103,6 +109,8 @@ impl Member {
             self.leaders.insert(from, place);
             let now = self.clock.now();
             match &message {
+                // Only who leads distributes.
+                Message::Announce { .. } if from != server(LEADER) => {}
                 Message::Announce { session, ticket, table_bytes, layout, epoch, grants }
                     if !self.receptions.knows(*session) =>
                 {
@@ -139,6 +147,11 @@ impl Member {
             self.pump();
             if matches!(message, Message::Close { .. }) {
                 self.report();
+                if let Some(object) = self.to_be_forgotten.take()
+                    && let Err(error) = self.objects.remove(object)
+                {
+                    say(&json!({ "event": "not forgotten", "why": error.to_string() }));
+                }
             }
         }
     }
@@ -151,6 +164,7 @@ impl Member {
                     self.party.say(to, message);
                 }
                 Event::Verify { session, ticket, path, mut growth, .. } => {
+                    self.to_be_forgotten = Some(ticket.object).filter(|_| self.forget);
                     let (objects, stored) = (self.objects.clone(), self.stored.clone());
                     tokio::task::spawn_blocking(move || {
                         let result = objects.put_file_read_by(&path, ticket.object, &mut growth);

@@ -5,6 +5,7 @@
 //! in the object store and acknowledged; of the others as they say themselves, and it is compared
 //! afterwards. Files are in memory on both sides. Losses are of multicast only.
 
+mod forged;
 mod report;
 mod scenario;
 mod tools;
@@ -42,6 +43,10 @@ struct Arguments {
     /// at full rate. Goals are ratios and stay.
     #[arg(long)]
     mbit: Option<u64>,
+    /// Instead of the rows: sends so many forged, damaged and repeated frames between the frames of sessions, and
+    /// compares with sessions that are left in peace.
+    #[arg(long)]
+    forged: Option<u64>,
     /// Lists the rows.
     #[arg(long)]
     list: bool,
@@ -71,6 +76,10 @@ fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
         arguments.rows.iter().filter(|name| scenario::all().iter().all(|row| row.name != **name)).collect();
     if !unknown.is_empty() {
         return Err(format!("there is no row {unknown:?}; see --list").into());
+    }
+    if let Some(frames) = arguments.forged {
+        let directory = tempfile::Builder::new().prefix(&own_files()).tempdir_in(MEMORY)?;
+        return forged::run(&arguments.lan_cast, directory.path(), frames);
     }
     let load = || fs::read_to_string("/proc/loadavg").unwrap_or_default().trim().to_owned();
     let (load_before, mut rows) = (load(), Vec::new());
