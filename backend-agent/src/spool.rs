@@ -1,14 +1,14 @@
 //! The file that a session fills: symbols at their offsets, parity beside it, and a note of what is held.
 //!
-//! Parity goes to a file without a name, as sparse as what was lost: it goes when the session does, and
-//! memory does not grow with losses. The note lets an agent that was killed go on where it was. It may
+//! The note lets an agent that was killed go on where it was. It may
 //! claim what a power cut took: bytes are believed only when the whole file has its digest, and what has
 //! not is fetched anew.
 
+mod parity;
 mod stretch;
 mod writer;
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
@@ -19,6 +19,7 @@ use protocol::session::codec::{Restoration, Unsolvable, restore};
 use protocol::session::{Geometry, RangeSet};
 use serde::{Deserialize, Serialize};
 
+use parity::Parity;
 use stretch::Stretch;
 pub use writer::Growth;
 pub(crate) use writer::WriteError;
@@ -77,9 +78,8 @@ pub(crate) enum RestoreError {
 #[derive(Debug)]
 pub(crate) struct Spool {
     writer: Writer,
-    directory: PathBuf,
     geometry: Geometry,
-    parity: Option<File>,
+    parity: Parity,
     stretch: Stretch,
 }
 
@@ -103,9 +103,8 @@ impl Spool {
         Ok((
             Self {
                 writer: Writer::new(file),
-                directory: directory.to_owned(),
                 geometry: *geometry,
-                parity: None,
+                parity: Parity::new(directory),
                 stretch: Stretch::default(),
             },
             was_there,
@@ -141,23 +140,16 @@ impl Spool {
     }
 
     pub(crate) fn write_parity(&mut self, block: u32, index: u8, payload: &[u8]) -> io::Result<()> {
-        if self.parity.is_none() {
-            let path = self.directory.join("parity");
-            let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&path)?;
-            fs::remove_file(&path)?;
-            self.parity = Some(file);
-        }
-        let Some(file) = &self.parity else { return Ok(()) };
-        file.write_all_at(payload, parity_offset(&self.geometry, block, index))
+        self.parity.keep(&self.geometry, (block, index), payload)
     }
 
     /// Writes what is missing of a block, made of what is here of it.
     pub(crate) fn restore(&mut self, restoration: &Restoration) -> Result<(), RestoreError> {
         self.writer.flush()?;
-        let (parity, object) = (self.parity.as_ref(), self.writer.file());
+        let (parity, object) = (&self.parity, self.writer.file());
         self.stretch.cover(object, &self.geometry, restoration.block)?;
         let stretch = &self.stretch;
-        restore(
+        restore::<RestoreError>(
             &self.geometry,
             restoration,
             |offset, symbol| {
@@ -167,18 +159,12 @@ impl Spool {
                 }
                 Ok(())
             },
-            |index, symbol| {
-                let file = parity.ok_or(io::ErrorKind::NotFound).map_err(io::Error::from)?;
-                Ok(file.read_exact_at(symbol, parity_offset(&self.geometry, restoration.block, index))?)
-            },
+            |index, symbol| Ok(parity.read(&self.geometry, (restoration.block, index), symbol)?),
             |offset, symbol| Ok(object.write_all_at(symbol, offset)?),
-        )
+        )?;
+        self.parity.used_up(restoration.block);
+        Ok(())
     }
-}
-
-fn parity_offset(geometry: &Geometry, block: u32, index: u8) -> u64 {
-    let number = u64::from(block) * u64::from(geometry.parity_symbols()) + u64::from(index);
-    number * u64::from(geometry.symbol_bytes())
 }
 
 /// Notes what is held, for an agent that starts again.

@@ -9,6 +9,7 @@
 //!
 //! Leaves to others: what a frame holds and when it is sent.
 
+use std::future::poll_fn;
 use std::io::{self, IoSliceMut};
 use std::net::SocketAddr;
 use std::task::{Context, Poll};
@@ -16,6 +17,8 @@ use std::task::{Context, Poll};
 use quinn_udp::{RecvMeta, Transmit, UdpSocketState};
 use tokio::io::Interest;
 use tokio::net::UdpSocket;
+
+use crate::doorbell::Doorbell;
 
 /// Most bytes that are handed to the kernel in one piece: what a UDP length field can count, less
 /// the headers.
@@ -125,7 +128,8 @@ impl FrameSink for DataSink<'_> {
 /// The receiving end.
 #[derive(Debug)]
 pub struct DataReceiver {
-    socket: UdpSocket,
+    socket: std::net::UdpSocket,
+    bell: Doorbell,
     state: UdpSocketState,
     inode: u64,
     buffer_bytes: usize,
@@ -151,14 +155,15 @@ impl Default for FrameBatch {
 }
 
 impl DataReceiver {
-    /// Receives by this socket, whose buffer is so large.
+    /// Receives by this socket, which does not block and whose buffer is so large.
     ///
     /// # Errors
-    /// When the socket refuses an option that receiving by the batch needs.
-    pub fn new(socket: UdpSocket, buffer_bytes: usize) -> io::Result<Self> {
+    /// When the socket refuses an option that receiving by the batch needs, or cannot be watched.
+    pub fn new(socket: std::net::UdpSocket, buffer_bytes: usize) -> io::Result<Self> {
         let state = UdpSocketState::new((&socket).into())?;
         let inode = rustix::fs::fstat(&socket)?.st_ino;
-        Ok(Self { socket, state, inode, buffer_bytes })
+        let bell = Doorbell::of(&socket)?;
+        Ok(Self { socket, bell, state, inode, buffer_bytes })
     }
 
     /// What the kernel really gave as receive buffer, in bytes of datagrams.
@@ -172,7 +177,7 @@ impl DataReceiver {
     /// # Errors
     /// When the socket cannot be waited for.
     pub async fn readable(&self) -> io::Result<()> {
-        self.socket.readable().await
+        poll_fn(|context| self.poll_readable(context)).await
     }
 
     /// As [`DataReceiver::readable`], for who waits for several.
@@ -180,26 +185,17 @@ impl DataReceiver {
     /// # Errors
     /// When the socket cannot be waited for.
     pub fn poll_readable(&self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.socket.poll_recv_ready(context)
+        self.bell.poll_rung(&self.socket, context)
     }
 
-    /// Takes what has arrived, as much as one call gives, whether the reactor knows of it or not.
+    /// Takes what has arrived, as much as one call gives.
     /// Returns how many frames that were; 0 when none waits.
     pub fn take(&self, batch: &mut FrameBatch, mut frame: impl FnMut(&mut [u8])) -> usize {
         let FrameBatch { slots, metas } = batch;
         let mut rest = slots.chunks_exact_mut(SLOT_BYTES);
         let mut room: [IoSliceMut<'_>; quinn_udp::BATCH_SIZE] =
             std::array::from_fn(|_| IoSliceMut::new(rest.next().expect("there is a slot for each")));
-        let mut is_tried = false;
-        let mut receive = || {
-            is_tried = true;
-            self.state.recv((&self.socket).into(), &mut room, metas)
-        };
-        let mut received = self.socket.try_io(Interest::READABLE, &mut receive);
-        if !is_tried {
-            received = self.state.recv((&self.socket).into(), &mut room, metas);
-        }
-        let received = match received {
+        let received = match self.state.recv((&self.socket).into(), &mut room, metas) {
             Ok(received) => received,
             Err(error) => {
                 if error.kind() != io::ErrorKind::WouldBlock {
@@ -247,7 +243,8 @@ mod tests {
     use super::*;
 
     async fn ends() -> (DataSender, DataReceiver) {
-        let receive = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("binds");
+        let receive = std::net::UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).expect("binds");
+        receive.set_nonblocking(true).expect("can be");
         let to = receive.local_addr().expect("bound");
         let send = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("binds");
         (DataSender::new(send, to).expect("a sender"), DataReceiver::new(receive, 0).expect("a receiver"))

@@ -23,8 +23,9 @@ const CONTROL_BUFFER_BYTES: usize = 1 << 20;
 const SEND_BUFFER_BYTES: usize = 1 << 20;
 /// Send buffer of the data channel, twice of which the kernel grants. Small, so that a full link slows
 /// the sender before the queue below the socket drops anything, and so that a question is heard
-/// soon: 256 KiB leave in 2 ms at 1 Gbit/s and in 21 ms at 100 Mbit/s.
-const DATA_SEND_BUFFER_BYTES: usize = 128 << 10;
+/// soon. Large enough that a link of 100 Mbit/s does not run dry while the sender waits for the processor: the
+/// kernel counts a frame of 1,396 bytes as 2,304, so 512 KiB leave in 3 ms at 1 Gbit/s and in 26 ms at 100 Mbit/s.
+const DATA_SEND_BUFFER_BYTES: usize = 256 << 10;
 
 /// The multicast addresses of a segment. Organisation-local scope (RFC 2365, 239.192/14), derived,
 /// so that nothing needs to be configured and clusters do not meet.
@@ -201,7 +202,7 @@ pub(crate) fn control_receiver(
     attachment: &Attachment,
     joins: bool,
 ) -> Result<UdpSocket, ChannelError> {
-    multicast_receiver(channel, attachment, CONTROL_BUFFER_BYTES, joins)
+    control_socket(channel, attachment, joins)
 }
 
 /// The receiving end of a data channel.
@@ -240,11 +241,20 @@ pub fn scoped(address: SocketAddr, attachment: &Attachment) -> SocketAddr {
 /// # Errors
 /// [`ChannelError::Socket`].
 pub fn listen_to(group: SocketAddr, attachment: &Attachment) -> Result<UdpSocket, ChannelError> {
-    multicast_receiver(group, attachment, CONTROL_BUFFER_BYTES, true)
+    control_socket(group, attachment, true)
+}
+
+fn control_socket(channel: SocketAddr, attachment: &Attachment, joins: bool) -> Result<UdpSocket, ChannelError> {
+    let socket = multicast_receiver(channel, attachment, CONTROL_BUFFER_BYTES, joins)?;
+    UdpSocket::from_std(socket).map_err(|source| not_listening(channel, source))
+}
+
+fn not_listening(channel: SocketAddr, source: io::Error) -> ChannelError {
+    ChannelError::Socket { what: "listen to multicast", address: channel, source }
 }
 
 /// What the kernel gave as receive buffer, of which it counts its own share as much again.
-fn granted(socket: &UdpSocket) -> usize {
+fn granted(socket: &std::net::UdpSocket) -> usize {
     socket2::SockRef::from(socket).recv_buffer_size().unwrap_or(0) / 2
 }
 
@@ -266,7 +276,7 @@ fn multicast_receiver(
     attachment: &Attachment,
     buffer_bytes: usize,
     joins: bool,
-) -> Result<UdpSocket, ChannelError> {
+) -> Result<std::net::UdpSocket, ChannelError> {
     let attempt = || {
         let socket = socket(attachment)?;
         // Several agents on one machine (a demonstration, a test) hear the same channel.
@@ -295,9 +305,9 @@ fn multicast_receiver(
             }
         }
         socket.set_nonblocking(true)?;
-        UdpSocket::from_std(socket.into())
+        Ok(socket.into())
     };
-    attempt().map_err(|source| ChannelError::Socket { what: "listen to multicast", address: channel, source })
+    attempt().map_err(|source| not_listening(channel, source))
 }
 
 fn sender(attachment: &Attachment, port: u16, ttl: u32, buffer_bytes: usize) -> Result<UdpSocket, ChannelError> {

@@ -138,7 +138,14 @@ pub(super) async fn run(args: Args) -> Result<Exit, CommandError> {
     let stop = stop::requested(args.stop_with_stdin).map_err(AgentCommandError::Signals)?;
     let config = args.into_config().map_err(AgentCommandError::Config)?;
     let data = config.data.clone();
-    agent::run(config, stop).await.map_err(|source| AgentCommandError::Run { data, source: Box::new(source) })?;
+    // As a task of its own it runs on the thread that waits for its sockets, and not on the one that started the
+    // process: a frame wakes one thread then, and not two.
+    let ran = tokio::spawn(agent::run(config, stop)).await.unwrap_or_else(|error| match error.try_into_panic() {
+        Ok(panic) => std::panic::resume_unwind(panic),
+        // Nobody cancels it.
+        Err(_) => Ok(()),
+    });
+    ran.map_err(|source| AgentCommandError::Run { data, source: Box::new(source) })?;
     Ok(Exit::Done)
 }
 

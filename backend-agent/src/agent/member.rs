@@ -93,7 +93,7 @@ impl Agent {
     /// Takes every frame that has arrived, whether the reactor knows of it or not.
     pub(super) fn drain_data(&mut self) {
         let now = self.clock.now();
-        let Self { channels, joined, batch, receptions, .. } = self;
+        let Self { channels, joined, batch, doze, receptions, .. } = self;
         let mut taken = 0;
         while taken < FRAMES_PER_DRAIN {
             let own = channels.data_receive.take(batch, |frame| receptions.frame(frame, now));
@@ -102,6 +102,7 @@ impl Agent {
                 frames => taken += frames,
             }
         }
+        doze.took(taken, now);
         if taken > 0 {
             receptions.settle(now);
         }

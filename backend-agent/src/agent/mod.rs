@@ -39,6 +39,7 @@ use group_leader::uplink;
 use lan_channel::control::ControlChannels;
 use lan_channel::data::FrameBatch;
 use lan_channel::doctor::DoctorChannel;
+use lan_channel::doorbell::Doze;
 use lan_channel::envelope::{Opener, Sealer};
 use lan_channel::joined::JoinedChannels;
 use lan_channel::port::{Hears, Wishes};
@@ -193,6 +194,7 @@ pub(crate) struct Agent {
     part: Participant,
     receptions: Receptions,
     batch: FrameBatch,
+    doze: Doze,
     /// Frames that the kernel has dropped so far.
     overflows: u64,
     /// How many it had dropped when these sessions began.
@@ -401,6 +403,7 @@ impl Agent {
             part,
             receptions,
             batch: FrameBatch::default(),
+            doze: Doze::default(),
             overflows: 0,
             overflows_before: BTreeMap::new(),
             worker,
@@ -440,6 +443,16 @@ impl Agent {
                     None => std::future::pending().await,
                 }
             };
+            let frames = async {
+                match self.doze.until() {
+                    Some(at) => tokio::time::sleep_until(self.clock.until(at)).await,
+                    // One that cannot be waited for is looked at again by the next time that is due.
+                    None => tokio::select! {
+                        _ = channels.data_receive.readable() => {}
+                        _ = self.joined.readable() => {}
+                    },
+                }
+            };
             tokio::select! {
                 () = &mut stop => return,
                 Some(event) = inbox.events.recv() => self.event(event),
@@ -447,8 +460,7 @@ impl Agent {
                 Some(incoming) = inbox.notifications.recv() => self.notified(incoming.notification, Some(incoming.answer)),
                 _ = channels.control_unicast.readable() => {}
                 _ = self.controls.readable() => {}
-                _ = channels.data_receive.readable() => {}
-                _ = self.joined.readable() => {}
+                () = frames => {}
                 _ = channels.data_send.writable(), if next == Next::WhenWritable => {}
                 () = sleep => {}
             }

@@ -109,7 +109,8 @@ fn main() -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return fail(&error),
     };
-    let done = runtime.block_on(async {
+    // A task of the runtime's own thread is woken by its reactor without a second thread between.
+    let done = runtime.block_on(runtime.spawn(async {
         match arguments.command {
             Command::Send(arguments) => send::run(&arguments).await,
             Command::Receive(arguments) => receive::run(&arguments).await,
@@ -119,7 +120,11 @@ fn main() -> ExitCode {
                 Ok(())
             }
         }
-    });
+    }));
+    let done = match done {
+        Ok(done) => done,
+        Err(error) => return fail(&error),
+    };
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => fail(&error),

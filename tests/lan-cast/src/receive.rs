@@ -9,6 +9,7 @@ use common::digest::Digest;
 use common::ids::ServerId;
 use common::ticket::Ticket;
 use lan_channel::data::FrameBatch;
+use lan_channel::doorbell::Doze;
 use lan_channel::secrets::SessionName;
 use protocol::session::Message;
 use serde_json::json;
@@ -23,6 +24,7 @@ struct Member {
     clock: Clock,
     receptions: Receptions,
     batch: FrameBatch,
+    doze: Doze,
     objects: Arc<ObjectStore>,
     stored: mpsc::UnboundedSender<Stored>,
     leaders: BTreeMap<ServerId, Place>,
@@ -56,6 +58,7 @@ pub(crate) async fn run(arguments: &ReceiveArguments) -> Result<(), CastError> {
         clock: Clock::start(),
         receptions,
         batch: FrameBatch::default(),
+        doze: Doze::default(),
         objects,
         stored,
         leaders: BTreeMap::new(),
@@ -71,11 +74,17 @@ pub(crate) async fn run(arguments: &ReceiveArguments) -> Result<(), CastError> {
     loop {
         member.pump();
         let timeout = member.receptions.poll_timeout();
+        let data = async {
+            match member.doze.until() {
+                Some(at) => member.clock.sleep_until(Some(at)).await,
+                None => drop(member.party.channels.data_receive.readable().await),
+            }
+        };
         tokio::select! {
             Some(stored) = inbox.recv() => member.stored(&stored),
             _ = member.party.channels.control_multicast.readable() => member.control(Channel::Multicast),
             _ = member.party.channels.control_unicast.readable() => member.control(Channel::Unicast),
-            _ = member.party.channels.data_receive.readable() => {}
+            () = data => {}
             () = member.clock.sleep_until(timeout) => {}
         }
         member.drain_data();
@@ -89,7 +98,8 @@ pub(crate) async fn run(arguments: &ReceiveArguments) -> Result<(), CastError> {
 impl Member {
     fn drain_data(&mut self) {
         let now = self.clock.now();
-        let Self { party, batch, receptions, frames, calls, .. } = self;
+        let Self { party, batch, doze, receptions, frames, calls, .. } = self;
+        let before = *frames;
         loop {
             match party.channels.data_receive.take(batch, |frame| receptions.frame(frame, now)) {
                 0 => break,
@@ -99,6 +109,7 @@ impl Member {
                 }
             }
         }
+        doze.took(*frames - before, now);
         receptions.settle(now);
     }
 
