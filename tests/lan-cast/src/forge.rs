@@ -25,7 +25,9 @@ const FRAMES_MAX: usize = 4096;
 const SAID_MAX: usize = 256;
 /// How often it looks what it may send.
 const TICK: Duration = Duration::from_millis(1);
-/// Longest payload of a frame that it makes itself: short ones cost their hearers most for each byte sent.
+/// One of so many frames that it makes itself is as long as a symbol, and would be taken for one.
+const FULL_ONE_IN: u64 = 8;
+/// Longest payload of the others: short ones cost their hearers most for each byte sent.
 const FORGED_BYTES_MAX: u64 = 128;
 
 /// What it has sent, by kind.
@@ -167,7 +169,11 @@ impl Adversary {
     fn forged(&self) -> Vec<u8> {
         let latest = self.frames.back().expect("some were recorded");
         let Ok((header, _)) = FrameHeader::decode(latest) else { return self.recorded() };
-        let payload = vec![7; 1 + chance(FORGED_BYTES_MAX) as usize];
+        let bytes = match chance(FULL_ONE_IN) {
+            0 => u64::from(header.payload_bytes),
+            _ => 1 + chance(FORGED_BYTES_MAX),
+        };
+        let payload = vec![7; bytes as usize];
         let flags = chance(8);
         let header = FrameHeader {
             flags: FrameFlags { poll: flags & 1 != 0, last: flags & 2 != 0, spent: flags & 4 != 0, ..header.flags },
