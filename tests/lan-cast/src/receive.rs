@@ -142,6 +142,7 @@ impl Member {
                         epoch: *epoch,
                         secret,
                     };
+                    self.verified = false;
                     if let Err(error) = self.receptions.begin(announced, here, rand::random(), now) {
                         let reason = error.to_string();
                         self.party.say(Some((from, place.control)), Message::Decline { session: *session, reason });

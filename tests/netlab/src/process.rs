@@ -65,23 +65,8 @@ impl Process {
 
     /// Tells it to stop, as a service manager does. One that has ended already is left alone.
     pub fn terminate(&mut self) {
-        self.signal_living(Signal::TERM);
-    }
-
-    /// Takes the processor from it until it is [resumed](Process::resume), as a busy host does for a while. One
-    /// that has ended already is left alone.
-    pub fn pause(&mut self) {
-        self.signal_living(Signal::STOP);
-    }
-
-    /// Lets it go on.
-    pub fn resume(&mut self) {
-        self.signal_living(Signal::CONT);
-    }
-
-    fn signal_living(&mut self, signal: Signal) {
         if self.ended().is_ok_and(|ended| ended.is_none()) {
-            kill_process(Pid::from_child(&self.child), signal).ok();
+            kill_process(Pid::from_child(&self.child), Signal::TERM).ok();
         }
     }
 

@@ -31,17 +31,6 @@ impl Farm {
         self.agents.get_mut(&host).unwrap_or_else(|| panic!("no agent runs on {host}")).terminate();
     }
 
-    /// Takes the processor from the agent of a server for so long, as a busy host does.
-    ///
-    /// # Panics
-    /// When it does not run.
-    pub fn starve_agent(&mut self, host: Host, time: Duration) {
-        let agent = self.agents.get_mut(&host).unwrap_or_else(|| panic!("no agent runs on {host}"));
-        agent.pause();
-        std::thread::sleep(time);
-        agent.resume();
-    }
-
     /// Waits until an agent that was told to stop has ended.
     ///
     /// # Panics

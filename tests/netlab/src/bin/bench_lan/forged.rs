@@ -85,13 +85,20 @@ fn session(sender: &mut Watched, receivers: &[Watched]) -> Result<Over, Box<dyn 
     sender.hear_until("ready", deadline()).ok_or("the sender was not ready in time")?;
     sender.tell("go");
     let heard = sender.hear_until("finished", deadline()).ok_or("a session did not finish in time")?;
-    let micros = heard.iter().filter(|said| said["event"] == "complete").filter_map(|said| said["micros"].as_f64());
-    let seconds = micros.fold(0.0, f64::max) / 1e6;
+    // When each had acknowledged the whole object; who never did took for ever.
+    let mut acknowledged = vec![None; receivers.len()];
+    for said in heard.iter().filter(|said| said["event"] == "complete") {
+        let member = said["member"].as_u64().and_then(|member| usize::try_from(member).ok()?.checked_sub(1));
+        if let Some(place) = member.and_then(|member| acknowledged.get_mut(member)) {
+            *place = said["micros"].as_f64().map(|micros| micros / 1e6);
+        }
+    }
+    let seconds = acknowledged.iter().fold(0.0, |longest: f64, seconds| longest.max(seconds.unwrap_or(f64::INFINITY)));
     let (mut whole, mut memory_bytes) = (0, Vec::new());
-    for receiver in receivers {
+    for (receiver, acknowledged) in receivers.iter().zip(&acknowledged) {
         let said = receiver.hear_until("over", deadline()).ok_or("a receiver does not say how it went")?;
         let over = said.last().cloned().unwrap_or_default();
-        whole += usize::from(over["verified"] == true && said.iter().all(|said| said["event"] != "incomplete"));
+        whole += usize::from(over["verified"] == true && acknowledged.is_some());
         memory_bytes.push(over["memory_bytes"].as_u64().unwrap_or(u64::MAX));
     }
     Ok(Over { seconds, whole, memory_bytes })
