@@ -9,7 +9,7 @@ use crate::ingest::index;
 /// `indexes/SITE`: what the last scan saw.
 #[must_use]
 pub fn scan_index(bytes: &[u8]) -> Option<Vec<u8>> {
-    index::parse(bytes).map(|index| index::to_bytes(&index))
+    index::to_bytes(&index::parse(bytes)?)
 }
 
 /// One of `content/manifests/`.

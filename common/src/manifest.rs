@@ -1,6 +1,7 @@
 //! What a content tree consists of, and the digest that names exactly that: its version.
 
 use std::collections::BTreeMap;
+use std::sync::LazyLock;
 
 use serde::{Deserialize, Serialize};
 
@@ -10,6 +11,12 @@ use crate::path::{ContentPath, symlink_is_contained};
 /// The permission bits that content may carry: no set-user-id, set-group-id or sticky bit ever
 /// reaches a web server by way of content.
 pub const MODE_MASK: u32 = 0o777;
+
+/// Hashers of leaves and nodes: their keys are derived once, not for each of a million entries.
+static LEAF: LazyLock<blake3::Hasher> =
+    LazyLock::new(|| blake3::Hasher::new_derive_key("pressrun manifest leaf 1"));
+static NODE: LazyLock<blake3::Hasher> =
+    LazyLock::new(|| blake3::Hasher::new_derive_key("pressrun manifest node 1"));
 
 /// One directory, file or symbolic link of a content tree, apart from its path.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -52,7 +59,7 @@ impl Entry {
     }
 
     fn leaf(&self, path: &ContentPath) -> [u8; 32] {
-        let mut hasher = blake3::Hasher::new_derive_key("pressrun manifest leaf 1");
+        let mut hasher = LEAF.clone();
         let path = path.as_str().as_bytes();
         hasher.update(&(path.len() as u64).to_le_bytes());
         hasher.update(path);
@@ -131,7 +138,7 @@ impl Manifest {
                 .chunks(2)
                 .map(|pair| match pair {
                     [left, right] => {
-                        let mut hasher = blake3::Hasher::new_derive_key("pressrun manifest node 1");
+                        let mut hasher = NODE.clone();
                         hasher.update(left);
                         hasher.update(right);
                         *hasher.finalize().as_bytes()
@@ -152,16 +159,18 @@ impl Manifest {
     /// # Errors
     /// [`ManifestError`] names the first entry that must not be there.
     pub fn check(&self) -> Result<(), ManifestError> {
+        // The entries that the next one may lie in: in path order a directory is followed at once by what
+        // it contains.
+        let mut around: Vec<(&ContentPath, bool)> = Vec::new();
         for (path, entry) in &self.entries {
-            if let Some(parent) = path.parent() {
-                match self.entries.get(&parent) {
-                    None => return Err(ManifestError::NoParent { path: path.clone() }),
-                    Some(Entry::Directory { .. }) => {}
-                    Some(Entry::File { .. } | Entry::Symlink { .. }) => {
-                        return Err(ManifestError::ParentNotDirectory { path: path.clone() });
-                    }
-                }
+            while around.pop_if(|(above, _)| !path.is_below(above)).is_some() {}
+            if around.len() + 1 < path.components().count() {
+                return Err(ManifestError::NoParent { path: path.clone() });
             }
+            if around.last().is_some_and(|(_, is_directory)| !is_directory) {
+                return Err(ManifestError::ParentNotDirectory { path: path.clone() });
+            }
+            around.push((path, matches!(entry, Entry::Directory { .. })));
             match entry {
                 Entry::Directory { mode } | Entry::File { mode, .. } => {
                     if mode & !MODE_MASK != 0 {

@@ -6,7 +6,8 @@
 //! is a promise even after a power cut. Leaves to others: which versions are worth keeping.
 //!
 //! Used by one process at a time: what is relied upon is kept from the garbage collection by its
-//! age, and by a lock within the process.
+//! age, and by a lock within the process; what a scan relied upon, by the run it was made for, during which
+//! nothing is collected.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
@@ -22,12 +23,14 @@ use common::manifest::{Entry, Manifest};
 use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, UTIME_NOW};
 
 use super::batch::{Batch, TakeError};
+use super::index::Shards;
+use super::walk::stat_directory;
 
 /// How long something that nothing refers to is kept: longer than anything lies between a scan and
 /// the record of the run it was made for.
 pub const GRACE: Duration = Duration::from_secs(3600);
 /// First bytes of a stored manifest: the format and its version.
-const MANIFEST_MAGIC: &[u8; 8] = b"PRMANIF1";
+pub(super) const MANIFEST_MAGIC: &[u8; 8] = b"PRMANIF1";
 
 /// Why the content store could not do what was asked.
 #[derive(Debug, thiserror::Error)]
@@ -333,6 +336,19 @@ impl ContentStore {
         Ok(true)
     }
 
+    /// What the directories look like that contents are kept in, by the first byte of digests: as long as
+    /// one looks the same, nothing has gone from it. `None` for one that changed so recently that the
+    /// next change may not show.
+    pub(super) fn shards(&self) -> Shards {
+        let now = SystemTime::now();
+        let look = |shard: u8| {
+            let path = self.root.join(format!("content/{shard:02x}"));
+            // What cannot be looked at is found out about when it is needed.
+            stat_directory(&path).ok().filter(|stamp| stamp.is_settled(now))
+        };
+        (0..=u8::MAX).map(look).collect()
+    }
+
     /// A batch of contents that become durable, and visible, together.
     pub(super) fn batch(&self) -> Batch<'_> {
         Batch::new(self)
@@ -348,7 +364,7 @@ impl ContentStore {
         self.root.join("content").join(&hex[..2]).join(hex)
     }
 
-    fn manifest_path(&self, version: Version) -> PathBuf {
+    pub(super) fn manifest_path(&self, version: Version) -> PathBuf {
         self.root.join("manifests").join(version.to_string())
     }
 

@@ -95,9 +95,10 @@ pub(super) fn paired<'a>(
 /// unchanged files as they are; a tree to be recorded as published, or sent whole to a server that
 /// joins later, has to say the same.
 pub fn keep_times(old: &Manifest, new: &mut Manifest) {
+    let mut old = old.entries.iter().peekable();
     for (path, entry) in &mut new.entries {
-        if let Some(before) = old.entries.get(path)
-            && matches!(entry, Entry::File { .. })
+        while old.next_if(|(before, _)| *before < path).is_some() {}
+        if let Some((_, before)) = old.next_if(|(before, _)| *before == path)
             && (before.same_version(entry) || same_but_for_mode(before, entry))
             && let Entry::File { mtime, .. } = entry
             && let Entry::File { mtime: settled, .. } = before

@@ -12,13 +12,14 @@ use std::sync::{Mutex, PoisonError};
 
 use common::digest::Digest;
 use common::exclude::Exclude;
-use common::manifest::{Entry, Manifest};
+use common::manifest::Manifest;
 use common::path::ContentPath;
 use rustix::io::Errno;
 
 use super::content::{ContentError, ContentSource};
+use super::index::{Index, Stamp};
 use super::scan::{ScanError, ScanLimits};
-use super::walk::{self, Found};
+use super::walk::{self, Rules, Suspect};
 
 /// How often a file is read that changes meanwhile.
 const READS_MAX: u32 = 3;
@@ -38,10 +39,13 @@ impl Directory {
     /// # Errors
     /// [`ScanError`] names an entry that cannot be published or read.
     pub fn read(path: &Path, exclude: &Exclude, limits: &ScanLimits, cancel: &AtomicBool) -> Result<Self, ScanError> {
-        let walked = walk::walk(path, exclude, limits, cancel)?;
-        let read = read_all(&walked.root, &walked.files, limits.threads, cancel)?;
-        let files = walked.files.into_iter().zip(read).map(|(found, entry)| (found.path, entry));
-        let manifest = Manifest { entries: walked.others.into_iter().chain(files).collect() };
+        let mut walked = walk::walk(path, Rules { exclude, limits, cancel }, &|_, _| Ok(None))?;
+        let suspects = walked.suspects()?;
+        let read = read_all(&walked.root, &suspects, limits.threads, cancel)?;
+        for (suspect, (stamp, mode, digest)) in suspects.iter().zip(read) {
+            walked.settle(suspect, stamp, mode, digest);
+        }
+        let manifest = walked.manifest(&Index::default())?;
         let places = manifest.files().map(|(path, _, digest)| (*digest, path.clone())).collect();
         Ok(Self { path: path.to_owned(), root: walked.root, manifest, places })
     }
@@ -53,17 +57,20 @@ impl Directory {
     }
 }
 
-fn read_all(root: &OwnedFd, files: &[Found], threads: usize, cancel: &AtomicBool) -> Result<Vec<Entry>, ScanError> {
+/// A file as it was when it was read.
+type Read = (Stamp, u32, Digest);
+
+fn read_all(root: &OwnedFd, files: &[Suspect], threads: usize, cancel: &AtomicBool) -> Result<Vec<Read>, ScanError> {
     let next = AtomicUsize::new(0);
     let first_error = Mutex::new(None);
-    let mut read: Vec<(usize, Entry)> = std::thread::scope(|scope| {
+    let mut read: Vec<(usize, Read)> = std::thread::scope(|scope| {
         let work = || {
             let mut done = Vec::new();
             while !cancel.load(Ordering::Relaxed) && lock(&first_error).is_none() {
                 let at = next.fetch_add(1, Ordering::Relaxed);
                 let Some(found) = files.get(at) else { break };
                 match read_file(root, &found.path) {
-                    Ok(entry) => done.push((at, entry)),
+                    Ok(read) => done.push((at, read)),
                     Err(error) => {
                         lock(&first_error).get_or_insert(error);
                     }
@@ -81,7 +88,7 @@ fn read_all(root: &OwnedFd, files: &[Found], threads: usize, cancel: &AtomicBool
         return Err(ScanError::Cancelled);
     }
     read.sort_unstable_by_key(|(at, _)| *at);
-    Ok(read.into_iter().map(|(_, entry)| entry).collect())
+    Ok(read.into_iter().map(|(_, read)| read).collect())
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
@@ -89,7 +96,7 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn read_file(root: &OwnedFd, path: &ContentPath) -> Result<Entry, ScanError> {
+fn read_file(root: &OwnedFd, path: &ContentPath) -> Result<Read, ScanError> {
     let unreadable = |source| ScanError::Unreadable { path: path.to_string(), source };
     for _ in 0..READS_MAX {
         let file = match walk::open_file(root, path) {
@@ -103,8 +110,7 @@ fn read_file(root: &OwnedFd, path: &ContentPath) -> Result<Entry, ScanError> {
         hasher.update_reader(&file).map_err(unreadable)?;
         let (stamp, mode) = before;
         if walk::stat_open(file.as_fd()).map_err(unreadable)? == Some(before) && hasher.count() == stamp.size {
-            let digest = hasher.finalize().into();
-            return Ok(Entry::File { mode, size: stamp.size, digest, mtime: stamp.mtime.0 });
+            return Ok((stamp, mode, hasher.finalize().into()));
         }
     }
     Err(ScanError::Changing { path: path.clone() })

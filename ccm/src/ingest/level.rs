@@ -84,9 +84,10 @@ impl Level {
         }
     }
 
-    /// Packs a block. An empty reference is none; of a block that gains nothing it is not used. What the
-    /// reference consists of is not in the row yet.
-    pub(super) fn pack(self, raw: &[u8], reference: &[u8]) -> io::Result<(BlockInfo, Vec<u8>)> {
+    /// Packs a block into `packed`, whatever was in it. An empty reference is none; of a block that gains
+    /// nothing it is not used, and the block is to be stored as it is. What the reference consists of is not
+    /// in the row yet.
+    pub(super) fn pack(self, raw: &[u8], reference: &[u8], packed: &mut Vec<u8>) -> io::Result<BlockInfo> {
         let both = raw.len() + reference.len();
         let window_log = both.next_power_of_two().ilog2().clamp(WINDOW_LOG_MIN, WINDOW_LOG_MAX);
         let best = both <= BEST_BYTES_MAX;
@@ -119,13 +120,14 @@ impl Level {
             context.set_parameter(CParameter::MaxBlockSize(UNCUT_BYTES)).map_err(failed)?;
             context.ref_prefix(reference).map_err(failed)?;
         }
-        let mut packed = Vec::with_capacity(zstd_safe::compress_bound(raw.len()));
-        context.compress2(&mut packed, raw).map_err(failed)?;
+        packed.clear();
+        packed.reserve(zstd_safe::compress_bound(raw.len()));
+        context.compress2(packed, raw).map_err(failed)?;
         if packed.len() >= raw.len() {
-            return Ok((BlockInfo::of(Codec::Stored, raw, raw.len()), raw.to_vec()));
+            return Ok(BlockInfo::of(Codec::Stored, raw, raw.len()));
         }
         let codec = if reference.is_empty() { Codec::Zstd } else { Codec::ZstdPrefix };
-        Ok((BlockInfo::of(codec, &packed, raw.len()), packed))
+        Ok(BlockInfo::of(codec, packed, raw.len()))
     }
 }
 
@@ -149,7 +151,8 @@ mod tests {
         let mut new = old.clone();
         new.iter_mut().skip(100_000).step_by(400_000).for_each(|byte| *byte ^= 1);
         for level in [Level::Small, Level::Balanced, Level::Fast] {
-            let (info, packed) = level.pack(&new, &old).unwrap();
+            let mut packed = Vec::new();
+            let info = level.pack(&new, &old, &mut packed).unwrap();
             assert!(packed.len() < 600, "{level:?}: {} bytes", packed.len());
             assert!(common::assignment::unpack(&info, packed, Some(&old)) == Some(new.clone()), "{level:?}");
         }
@@ -161,8 +164,8 @@ mod tests {
         blake3::Hasher::new().finalize_xof().fill(&mut noise);
         for level in [Level::Small, Level::Balanced, Level::Fast] {
             for reference in [&b""[..], &[7; 5000]] {
-                let (info, packed) = level.pack(&noise, reference).unwrap();
-                assert_eq!((info.codec, packed.len()), (Codec::Stored, noise.len()), "{level:?}");
+                let info = level.pack(&noise, reference, &mut Vec::new()).unwrap();
+                assert_eq!((info.codec, info.packed_bytes as usize), (Codec::Stored, noise.len()), "{level:?}");
             }
         }
     }

@@ -1,7 +1,8 @@
 //! From a staging tree to an assignment.
 //!
 //! In reading order: what is there ([`scan`], with `walk` and `index` behind it) and where its
-//! bytes are kept ([`content`], with `batch`), or both for a directory as it is ([`directory`]); what is different ([`diff`], [`text`]); which steps lead from one
+//! bytes are kept ([`content`], with `batch`), or both for a directory as it is ([`directory`]); what is different
+//! ([`diff`], [`compare`] without either tree in memory, [`text`]); which steps lead from one
 //! tree to the other (`plan`) and which old files help to say so in few bytes (`old`, with `similar`
 //! behind it); the finished file ([`build`], with [`level`], `pack` and `spool` behind it); the assignments without data
 //! ([`inventory`], [`order`]).
@@ -11,6 +12,7 @@
 
 mod batch;
 pub mod build;
+pub mod compare;
 pub mod content;
 pub mod diff;
 pub mod directory;

@@ -5,8 +5,7 @@
 
 use std::collections::BTreeSet;
 use std::fs::File;
-use std::io::Read as _;
-use std::os::unix::fs::FileExt as _;
+use std::io::{Read as _, Seek as _, SeekFrom};
 use std::sync::Arc;
 
 use common::assignment::Stretch;
@@ -48,6 +47,8 @@ pub(super) struct OldFiles<'a> {
     sound: BTreeSet<u32>,
     /// Missing or damaged.
     unusable: BTreeSet<u32>,
+    /// Room for a unit, used again and again.
+    unit: Vec<u8>,
 }
 
 impl<'a> OldFiles<'a> {
@@ -71,6 +72,7 @@ impl<'a> OldFiles<'a> {
             known: Known::default(),
             sound: BTreeSet::new(),
             unusable: BTreeSet::new(),
+            unit: Vec::new(),
         };
         let candidates = old.candidates(result, wanted);
         let bytes = candidates.iter().map(|file| old.files[*file as usize].size).sum();
@@ -162,17 +164,12 @@ impl<'a> OldFiles<'a> {
         if self.unusable.contains(&number) {
             return Ok(false);
         }
-        match read_units(self.source, old, watch, &mut each) {
+        match read_units(self.source, old, watch, &mut self.unit, &mut each) {
             Ok(()) => {
                 self.sound.insert(number);
                 Ok(true)
             }
-            Err(BuildError::Content(error @ (ContentError::Missing { .. } | ContentError::Damaged { .. }))) => {
-                tracing::warn!(path = %old.path, %error, "an old file is no reference");
-                self.unusable.insert(number);
-                Ok(false)
-            }
-            Err(error) => Err(error),
+            Err(error) => self.give_up(number, error),
         }
     }
 
@@ -182,11 +179,12 @@ impl<'a> OldFiles<'a> {
     }
 
     /// The old bytes for a block: `before` are the old versions of its files, `sketch` is that of those
-    /// of its bytes that are sketched.
+    /// of its bytes that are sketched. They are added to `reference`, which is empty.
     pub(super) fn reference(
         &mut self,
         before: &BTreeSet<u32>,
         sketch: Vec<u64>,
+        mut reference: Vec<u8>,
         watch: &Watch<'_>,
     ) -> Result<(Vec<Stretch>, Vec<u8>), BuildError> {
         let mut bytes_max = self.level.reference_bytes_max();
@@ -207,7 +205,6 @@ impl<'a> OldFiles<'a> {
             parts.insert((file, offset, length));
         }
         let mut stretches = Vec::new();
-        let mut reference = Vec::new();
         for (file, offset, length) in parts {
             if self.read_part(file, offset, length, &mut reference, watch)? {
                 add(&mut stretches, file, self.files[file as usize].size, offset, length);
@@ -225,14 +222,37 @@ impl<'a> OldFiles<'a> {
         watch: &Watch<'_>,
     ) -> Result<bool, BuildError> {
         let old = self.files[number as usize];
-        if !self.sound.contains(&number) && !self.read_through(number, watch, |_, _| ())? {
+        let sound = self.sound.contains(&number);
+        let whole = offset == 0 && u64::from(length) == old.size;
+        if !sound && !whole && !self.read_through(number, watch, |_, _| ())? {
             return Ok(false);
         }
-        let file = self.source.open_content(old.digest)?;
+        if self.unusable.contains(&number) {
+            return Ok(false);
+        }
         let begin = into.len();
-        into.resize(begin + length as usize, 0);
-        file.read_exact_at(&mut into[begin..], offset).map_err(io_error("read", &self.source.place(old.digest)))?;
-        Ok(true)
+        match read_stretch(self.source, old, offset, length, !sound && whole, into) {
+            Ok(()) => {
+                self.sound.insert(number);
+                Ok(true)
+            }
+            Err(error) => {
+                into.truncate(begin);
+                self.give_up(number, error)
+            }
+        }
+    }
+
+    /// Takes a file for no reference, if that is all that is wrong.
+    fn give_up(&mut self, number: u32, error: BuildError) -> Result<bool, BuildError> {
+        match error {
+            BuildError::Content(error @ (ContentError::Missing { .. } | ContentError::Damaged { .. })) => {
+                tracing::warn!(path = %self.files[number as usize].path, %error, "an old file is no reference");
+                self.unusable.insert(number);
+                Ok(false)
+            }
+            error => Err(error),
+        }
     }
 }
 
@@ -251,29 +271,53 @@ fn add(stretches: &mut Vec<Stretch>, number: u32, size: u64, offset: u64, length
     }
 }
 
+/// Adds a part of a file to what was read before. Checks the part against the file's digest if it is all
+/// of it.
+fn read_stretch(
+    source: &dyn ContentSource,
+    old: Old<'_>,
+    offset: u64,
+    length: u32,
+    check: bool,
+    into: &mut Vec<u8>,
+) -> Result<(), BuildError> {
+    let mut file = source.open_content(old.digest)?;
+    let begin = into.len();
+    // One byte more tells whether there is more than there should be.
+    let read = (|| {
+        file.seek(SeekFrom::Start(offset))?;
+        (&file).take(u64::from(length) + u64::from(check)).read_to_end(into)
+    })();
+    let count = read.map_err(io_error("read", &source.place(old.digest)))?;
+    if count != length as usize || check && Digest::of(&into[begin..]) != old.digest {
+        return Err(ContentError::Damaged { digest: old.digest }.into());
+    }
+    Ok(())
+}
+
 fn read_units(
     source: &dyn ContentSource,
     old: Old<'_>,
     watch: &Watch<'_>,
+    unit: &mut Vec<u8>,
     each: &mut dyn FnMut(u64, &[u8]),
 ) -> Result<(), BuildError> {
     let file: File = source.open_content(old.digest)?;
     let damaged = || BuildError::from(ContentError::Damaged { digest: old.digest });
     let mut hasher = blake3::Hasher::new();
-    let mut unit = Vec::new();
     let mut offset = 0;
     while offset < old.size {
         watch.check()?;
         unit.clear();
         let length = (old.size - offset).min(UNIT_BYTES_MAX);
-        (&file).take(length).read_to_end(&mut unit).map_err(io_error("read", &source.place(old.digest)))?;
+        (&file).take(length).read_to_end(unit).map_err(io_error("read", &source.place(old.digest)))?;
         if unit.len() as u64 != length {
             return Err(damaged());
         }
-        hasher.update(&unit);
-        each(offset, &unit);
+        hasher.update(unit);
+        each(offset, unit);
         offset += length;
     }
-    let longer = (&file).take(1).read_to_end(&mut unit).map_err(io_error("read", &source.place(old.digest)))? > 0;
+    let longer = (&file).take(1).read_to_end(unit).map_err(io_error("read", &source.place(old.digest)))? > 0;
     if longer || Digest::from(hasher.finalize()) != old.digest { Err(damaged()) } else { Ok(()) }
 }

@@ -89,10 +89,12 @@ pub(super) fn pack_contents(
     }
     let old = OldFiles::sketch(trees.base, trees.result, &wanted, source, level, watch)?;
     wanted.sort_by_key(|wanted| (is_packed_already(wanted.path), extension(wanted.path), wanted.path));
-    let crew = Crew { spool, level, threads: if total <= ALONE_BYTES_MAX { 0 } else { CREW } };
+    let threads = if total <= ALONE_BYTES_MAX { 0 } else { CREW };
+    let crew = Crew { spool, level, threads, room: Room::default() };
     let mut extents = BTreeMap::new();
     crew.work(|submit| {
-        let mut line = Line { level, old, spool, submit, open: Open::default(), packed: Open::default() };
+        let (open, packed) = (Open::default(), Open::default());
+        let mut line = Line { level, old, spool, submit, room: &crew.room, open, packed, piece: Vec::new() };
         for wanted in &wanted {
             extents.insert(wanted.digest, line.file(wanted, source, watch)?);
             watch.state.files_done += 1;
@@ -123,6 +125,9 @@ struct Line<'a, 'b> {
     open: Open,
     /// For what is packed already, and like nothing old: it is stored.
     packed: Open,
+    /// Room for a piece of a file, used again and again.
+    piece: Vec<u8>,
+    room: &'b Room,
 }
 
 impl Line<'_, '_> {
@@ -136,18 +141,20 @@ impl Line<'_, '_> {
         let packed_already = is_packed_already(wanted.path);
         let sketched = packed_already || self.old.is_sketched(before);
         let mut extents: Vec<Extent> = Vec::new();
-        read_pieces(wanted, source, watch, |raw, watch| {
-            let sketch = if sketched { self.old.sampling.sketch(&raw) } else { Vec::new() };
+        let mut piece = std::mem::take(&mut self.piece);
+        let read = read_pieces(wanted, source, watch, &mut piece, |raw, watch| {
+            let sketch = if sketched { self.old.sampling.sketch(raw) } else { Vec::new() };
             let store = packed_already && !self.old.knows(&sketch);
             let open = if store { &mut self.packed } else { &mut self.open };
             if open.raw.len() + raw.len() > self.level.block_bytes_max() {
                 let full = std::mem::take(open);
-                close(full, store, &mut self.old, self.submit, watch)?;
+                close(full, store, &mut self.old, self.room, self.submit, watch)?;
             }
             let open = if store { &mut self.packed } else { &mut self.open };
             let slot = match open.slot {
                 Some(slot) => slot,
                 None => {
+                    open.raw = self.room.take();
                     let slot = lock(self.spool).reserve();
                     *open.slot.insert(u32::try_from(slot).map_err(|_| BuildError::too_many_blocks(slot))?)
                 }
@@ -158,17 +165,18 @@ impl Line<'_, '_> {
                 Some(last) if last.block == slot && last.offset + last.length == offset => last.length += length,
                 Some(_) | None => extents.push(Extent { block: slot, offset, length }),
             }
-            open.raw.extend_from_slice(&raw);
+            open.raw.extend_from_slice(raw);
             open.sketch.extend(sketch);
             open.before.extend(before);
             Ok(())
-        })?;
-        Ok(extents)
+        });
+        self.piece = piece;
+        read.map(|()| extents)
     }
 
     fn finish(mut self, watch: &Watch<'_>) -> Result<(), BuildError> {
-        close(self.open, false, &mut self.old, self.submit, watch)?;
-        close(self.packed, true, &mut self.old, self.submit, watch)
+        close(self.open, false, &mut self.old, self.room, self.submit, watch)?;
+        close(self.packed, true, &mut self.old, self.room, self.submit, watch)
     }
 }
 
@@ -177,12 +185,13 @@ fn close(
     full: Open,
     store: bool,
     old: &mut OldFiles<'_>,
+    room: &Room,
     submit: &mut Submit<'_>,
     watch: &Watch<'_>,
 ) -> Result<(), BuildError> {
     let Some(slot) = full.slot else { return Ok(()) };
     let (stretches, reference) =
-        if store { (Vec::new(), Vec::new()) } else { old.reference(&full.before, full.sketch, watch)? };
+        if store { (Vec::new(), Vec::new()) } else { old.reference(&full.before, full.sketch, room.take(), watch)? };
     submit(Job { slot: slot as usize, raw: full.raw, stretches, reference, store })
 }
 
@@ -191,7 +200,8 @@ fn read_pieces(
     wanted: &Wanted<'_>,
     source: &dyn ContentSource,
     watch: &mut Watch<'_>,
-    mut each: impl FnMut(Vec<u8>, &Watch<'_>) -> Result<(), BuildError>,
+    piece: &mut Vec<u8>,
+    mut each: impl FnMut(&[u8], &Watch<'_>) -> Result<(), BuildError>,
 ) -> Result<(), BuildError> {
     let digest = wanted.digest;
     let damaged = || BuildError::from(ContentError::Damaged { digest });
@@ -200,18 +210,19 @@ fn read_pieces(
     let mut offset = 0;
     while offset < wanted.size {
         let length = (wanted.size - offset).min(PIECE_BYTES_MAX as u64);
-        let mut raw = Vec::with_capacity(usize::try_from(length).expect("a piece is short"));
-        (&file).take(length).read_to_end(&mut raw).map_err(io_error("read", &source.place(digest)))?;
-        if raw.len() as u64 != length {
+        piece.clear();
+        piece.reserve(usize::try_from(length).expect("a piece is short"));
+        (&file).take(length).read_to_end(piece).map_err(io_error("read", &source.place(digest)))?;
+        if piece.len() as u64 != length {
             return Err(damaged());
         }
-        hasher.update(&raw);
-        watch.bytes(raw.len())?;
+        hasher.update(piece);
+        watch.bytes(piece.len())?;
         // What is known to be wrong goes no further; of a longer file the last piece tells.
         if offset + length == wanted.size && Digest::from(hasher.finalize()) != digest {
             return Err(damaged());
         }
-        each(raw, watch)?;
+        each(piece, watch)?;
         offset += length;
     }
     Ok(())
@@ -238,11 +249,33 @@ struct Job {
 
 type Submit<'a> = dyn FnMut(Job) -> Result<(), BuildError> + 'a;
 
+/// Memory of blocks that were packed, for those to come: given back to the system and asked for again it
+/// would have to be cleared each time.
+#[derive(Default)]
+struct Room {
+    idle: Mutex<Vec<Vec<u8>>>,
+}
+
+impl Room {
+    /// An empty buffer.
+    fn take(&self) -> Vec<u8> {
+        lock(&self.idle).pop().unwrap_or_default()
+    }
+
+    fn give_back(&self, mut buffer: Vec<u8>) {
+        if buffer.capacity() > 0 {
+            buffer.clear();
+            lock(&self.idle).push(buffer);
+        }
+    }
+}
+
 /// Those who pack.
 struct Crew<'a> {
     spool: &'a Mutex<Spool>,
     level: Level,
     threads: usize,
+    room: Room,
 }
 
 impl Crew<'_> {
@@ -283,14 +316,18 @@ impl Crew<'_> {
 
     fn pack(&self, job: Job) -> Result<(), BuildError> {
         let Job { slot, raw, stretches, reference, store } = job;
+        let mut buffer = self.room.take();
         let (info, packed) = if store {
-            (BlockInfo::of(Codec::Stored, &raw, raw.len()), raw)
+            (BlockInfo::of(Codec::Stored, &raw, raw.len()), &raw)
         } else {
-            let (info, packed) = self.level.pack(&raw, &reference).map_err(|source| BuildError::Pack { source })?;
+            let info = self.level.pack(&raw, &reference, &mut buffer).map_err(|source| BuildError::Pack { source })?;
+            let packed = if info.codec == Codec::Stored { &raw } else { &buffer };
             let reference = if info.codec == Codec::ZstdPrefix { stretches } else { Vec::new() };
             (BlockInfo { reference, ..info }, packed)
         };
-        lock(self.spool).fill(slot, info, &packed).map_err(|source| BuildError::Spool { source })
+        lock(self.spool).fill(slot, info, packed).map_err(|source| BuildError::Spool { source })?;
+        [raw, reference, buffer].into_iter().for_each(|buffer| self.room.give_back(buffer));
+        Ok(())
     }
 }
 

@@ -14,15 +14,15 @@ use std::time::SystemTime;
 
 use common::digest::Digest;
 use common::exclude::Exclude;
-use common::manifest::{Entry, Manifest};
+use common::manifest::Manifest;
 use common::path::{ContentPath, PathError};
 use rustix::io::Errno;
 
 use super::Progress;
 use super::batch::{Batch, TakeError};
 use super::content::{ContentError, ContentStore};
-use super::index::{self, Index, Indexed, Stamp};
-use super::walk::{self, Found};
+use super::index::{self, Index, Place, Row, Shards, Stamp};
+use super::walk::{self, Files, Found, Rules, Suspect, Walked};
 
 /// How often a file is read that changes meanwhile.
 const READS_MAX: u32 = 3;
@@ -163,6 +163,12 @@ pub enum ScanError {
         /// Why.
         source: io::Error,
     },
+    /// The index cannot be read any more, after it was checked.
+    #[error("the scan index was lost while it was used")]
+    IndexLost {
+        /// Why.
+        source: io::Error,
+    },
     /// The content store failed.
     #[error("the content of the staging tree cannot be kept")]
     Store(#[from] ContentError),
@@ -196,55 +202,132 @@ fn scan_at(
     progress: &dyn Fn(Progress),
     cancel: &AtomicBool,
 ) -> Result<Scan, ScanError> {
-    let known = index::load(request.index_file);
-    let walked = walk::walk(request.staging, request.exclude, &request.limits, cancel)?;
-
-    let mut read: Vec<Option<Read>> = Vec::with_capacity(walked.files.len());
-    let mut suspects = Vec::new();
-    for (at, found) in walked.files.iter().enumerate() {
-        let indexed = known.get(found.path.as_str()).filter(|indexed| indexed.stamp == found.stamp);
-        read.push(match indexed {
-            Some(indexed) if store.hold(indexed.digest, indexed.stamp.size)? => {
-                Some(Read { stamp: indexed.stamp, mode: found.mode, digest: indexed.digest })
-            }
-            Some(_) | None => {
-                suspects.push(at);
-                None
-            }
-        });
+    let looked = look(request, store, began, progress, cancel)?;
+    let manifest = looked.walked.manifest(&looked.index)?;
+    let (files_read, bytes_read) = (looked.files_read, looked.bytes_read);
+    let (mut files_total, mut bytes_total) = (0, 0_u64);
+    for (_, size, _) in manifest.files() {
+        files_total += 1;
+        bytes_total = bytes_total.saturating_add(size);
     }
+    Ok(Scan { manifest, files_read, bytes_read, files_total, bytes_total })
+}
 
+/// A staging tree all of whose files are known.
+pub(super) struct Looked {
+    /// The tree.
+    pub(super) walked: Walked,
+    /// Of the scan before, to which the tree refers.
+    pub(super) index: Index,
+    files_read: u64,
+    bytes_read: u64,
+}
+
+/// Finds out what is in the staging tree, and keeps its contents and what is known of them.
+pub(super) fn look(
+    request: &ScanRequest<'_>,
+    store: &ContentStore,
+    began: SystemTime,
+    progress: &dyn Fn(Progress),
+    cancel: &AtomicBool,
+) -> Result<Looked, ScanError> {
+    let index = index::load(request.index_file);
+    // As they are before anything is looked for in them.
+    let shards = store.shards();
+    let recall = |directory: &str, files: &mut [Found]| recall(&index, &shards, store, directory, files);
+    let rules = Rules { exclude: request.exclude, limits: &request.limits, cancel };
+    let mut walked = walk::walk(request.staging, rules, &recall)?;
+
+    let suspects = walked.suspects()?;
+    let mut read: Vec<Option<Read>> = Vec::new();
+    read.resize_with(suspects.len(), || None);
     let batch = store.batch();
     let reader = Reader { root: &walked.root, batch: &batch, cancel };
-    let finished = reader.read_all(&walked.files, &suspects, request.limits.threads, &mut read, progress);
+    let finished = reader.read_all(&suspects, request.limits.threads, &mut read, progress);
     batch.commit()?;
-    let index: Index = walked
-        .files
-        .iter()
-        .zip(&read)
-        .filter_map(|(found, read)| Some((found, read.as_ref()?)))
-        .filter(|(_, read)| read.stamp.is_settled(began))
-        .map(|(found, read)| (found.path.as_str().into(), Indexed { stamp: read.stamp, digest: read.digest }))
-        .collect();
-    if index != known {
-        index::save(request.index_file, &index)
+    let bytes_read = read.iter().flatten().map(|read| read.stamp.size).sum();
+    for (suspect, read) in suspects.iter().zip(read) {
+        if let Some(Read { stamp, mode, digest }) = read {
+            walked.settle(suspect, stamp, mode, digest);
+        }
+    }
+    if !is_as_indexed(&walked, &index, &shards) {
+        save(request.index_file, &walked, &index, &shards, began)
             .map_err(|source| ScanError::Index { path: request.index_file.to_owned(), source })?;
     }
     finished?;
 
-    let size = |at: &usize| read[*at].as_ref().map_or(0, |read| read.stamp.size);
     let files_read = suspects.len() as u64;
-    let bytes_read = suspects.iter().map(size).sum();
-    let files_total = walked.files.len() as u64;
-    let files = walked.files.into_iter().zip(&read).map(|(found, read)| {
-        let read = read.as_ref().expect("all were read, or an error was returned above");
-        let (size, mtime) = (read.stamp.size, read.stamp.mtime.0);
-        (found.path, Entry::File { mode: read.mode, size, digest: read.digest, mtime })
-    });
-    // From two sorted runs, which is much faster than one by one.
-    let manifest = Manifest { entries: walked.others.into_iter().chain(files).collect() };
-    let bytes_total = manifest.content_bytes();
-    Ok(Scan { manifest, files_read, bytes_read, files_total, bytes_total })
+    Ok(Looked { walked, index, files_read, bytes_read })
+}
+
+/// Finds out which files of a directory are as the index has them, with contents that the store has.
+fn recall(
+    index: &Index,
+    shards: &Shards,
+    store: &ContentStore,
+    directory: &str,
+    files: &mut [Found],
+) -> Result<Option<Place>, ScanError> {
+    let Some(place) = index.place(directory) else { return Ok(None) };
+    let Ok(bytes) = index.read(place) else { return Ok(None) };
+    let Some(rows) = index::rows(&bytes) else { return Ok(None) };
+    let mut same = rows.len() == files.len();
+    let mut rows = rows.into_iter().peekable();
+    for found in files {
+        while rows.next_if(|row| *row.name < *found.name).is_some() {}
+        let row = rows.peek().filter(|row| *row.name == *found.name && row.stamp == found.stamp);
+        // Where nothing came or went since the index was made, what was there still is.
+        let stands = |row: &Row<'_>| {
+            let shard = usize::from(row.digest.0[0]);
+            let rests = shards.get(shard).is_some_and(|now| now.is_some() && index.shards.get(shard) == Some(now));
+            if rests { Ok(true) } else { store.hold(row.digest, row.stamp.size) }
+        };
+        match row {
+            Some(row) if stands(row)? => {
+                same &= row.mode == found.mode;
+                found.digest = Some(row.digest);
+            }
+            Some(_) | None => same = false,
+        }
+    }
+    Ok(same.then_some(place))
+}
+
+/// Whether the index says all that is to be said.
+fn is_as_indexed(walked: &Walked, index: &Index, shards: &Shards) -> bool {
+    let mut indexed = 0;
+    for listed in &walked.directories {
+        match &listed.files {
+            Files::Indexed(_) => indexed += 1,
+            Files::Listed(files) if files.is_empty() => {}
+            Files::Listed(_) => return false,
+        }
+    }
+    let says_more = |(shard, now): (usize, &Option<Stamp>)| now.is_some() && index.shards.get(shard) != Some(now);
+    indexed == index.len() && !shards.iter().enumerate().any(says_more)
+}
+
+fn save(path: &Path, walked: &Walked, index: &Index, shards: &Shards, began: SystemTime) -> io::Result<()> {
+    index::save(path, shards, |writer| {
+        for listed in &walked.directories {
+            let rows = match &listed.files {
+                Files::Indexed(place) => index.read(*place)?,
+                Files::Listed(files) => {
+                    let mut rows = Vec::new();
+                    for found in files.iter().filter(|found| found.stamp.is_settled(began)) {
+                        let Found { name, mode, stamp, digest } = found;
+                        if let Some(digest) = *digest {
+                            index::add_row(&mut rows, &Row { name, mode: *mode, stamp: *stamp, digest });
+                        }
+                    }
+                    rows
+                }
+            };
+            writer.directory(&listed.path, &rows)?;
+        }
+        Ok(())
+    })
 }
 
 /// A file as it was when it was read.
@@ -271,25 +354,24 @@ impl Reader<'_> {
     /// Reads the suspects, each into its place in `read`. After an error the rest is left out.
     fn read_all(
         &self,
-        files: &[Found],
-        suspects: &[usize],
+        suspects: &[Suspect],
         threads: usize,
         read: &mut [Option<Read>],
         progress: &dyn Fn(Progress),
     ) -> Result<(), ScanError> {
         let mut state = Progress {
             files_total: suspects.len() as u64,
-            bytes_total: suspects.iter().map(|at| files[*at].stamp.size).sum(),
+            bytes_total: suspects.iter().map(|suspect| suspect.size).sum(),
             ..Progress::default()
         };
         progress(state);
         if suspects.len() <= ALONE_FILES_MAX && state.bytes_total <= ALONE_BYTES_MAX {
-            for at in suspects {
+            for (suspect, read) in suspects.iter().zip(read) {
                 let mut on_bytes = |count| {
                     state.bytes_done += count;
                     !self.cancel.load(Ordering::Relaxed)
                 };
-                read[*at] = Some(self.read_file(&files[*at].path, &mut on_bytes, &|| ())?);
+                *read = Some(self.read_file(&suspect.path, &mut on_bytes, &|| ())?);
                 state.files_done += 1;
                 progress(state);
             }
@@ -305,7 +387,7 @@ impl Reader<'_> {
             for _ in 0..threads.clamp(1, suspects.len()) {
                 let tell = tell.clone();
                 let (next, stop) = (&next, &stop);
-                scope.spawn(move || self.read_some(files, suspects, next, stop, &tell));
+                scope.spawn(move || self.read_some(suspects, next, stop, &tell));
             }
             drop(tell);
             for told in told {
@@ -330,20 +412,14 @@ impl Reader<'_> {
         }
     }
 
-    fn read_some(
-        &self,
-        files: &[Found],
-        suspects: &[usize],
-        next: &AtomicUsize,
-        stop: &AtomicBool,
-        tell: &SyncSender<Told>,
-    ) {
+    fn read_some(&self, suspects: &[Suspect], next: &AtomicUsize, stop: &AtomicBool, tell: &SyncSender<Told>) {
         let go_on = || !stop.load(Ordering::Relaxed) && !self.cancel.load(Ordering::Relaxed);
         while go_on() {
-            let Some(at) = suspects.get(next.fetch_add(1, Ordering::Relaxed)) else { return };
+            let at = next.fetch_add(1, Ordering::Relaxed);
+            let Some(suspect) = suspects.get(at) else { return };
             let mut on_bytes = |count| tell.send(Told::Bytes(count)).is_ok() && go_on();
-            let done = self.read_file(&files[*at].path, &mut on_bytes, &|| ());
-            if tell.send(Told::File(*at, done)).is_err() {
+            let done = self.read_file(&suspect.path, &mut on_bytes, &|| ());
+            if tell.send(Told::File(at, done)).is_err() {
                 return;
             }
         }

@@ -4,6 +4,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::time::Duration;
 
+use common::manifest::Entry;
 use rustix::fs::{CWD, FileType, Mode};
 
 use super::*;
@@ -336,4 +337,78 @@ fn what_was_read_before_a_cancellation_is_not_read_again() {
     let rest = bench.scan().unwrap();
     assert!(rest.files_read <= 40, "{} files were read again", rest.files_read);
     assert_eq!(rest.files_total, 50);
+}
+
+#[test]
+fn a_tree_of_many_directories_is_the_same_whether_read_or_recalled() {
+    let bench = Bench::new();
+    for n in 0..400 {
+        // Names before and behind those of directories, which their contents follow at once.
+        bench.write(&format!("d{:02}/e{}/f{n}", n % 40, n % 3), format!("content {n}").as_bytes());
+        bench.write(&format!("d{:02}.html", n % 40), b"beside");
+        bench.write(&format!("d{:02}/e", n % 40), b"before");
+        bench.write(&format!("d{:02}/e{}.html", n % 40, n % 3), b"between");
+    }
+    fs::create_dir(bench.at("d07/empty")).unwrap();
+    symlink("e0", bench.at("d07/e1-link")).unwrap();
+    let read = bench.scan().unwrap();
+    let paths: Vec<ContentPath> = read.manifest.entries.keys().cloned().collect();
+    assert!(paths.is_sorted());
+    assert_eq!(paths.len(), 400 + 40 + 40 + 40 + 120 + 120 + 2);
+    let recalled = bench.scan().unwrap();
+    assert_eq!((recalled.files_read, &recalled.manifest), (0, &read.manifest));
+
+    bench.write("d03/e0/new", b"new");
+    fs::remove_file(bench.at("d07/e")).unwrap();
+    fs::remove_dir_all(bench.at("d08")).unwrap();
+    fs::rename(bench.at("d09"), bench.at("moved")).unwrap();
+    let after = bench.scan().unwrap();
+    let fresh = Bench { dir: bench.dir, ..Bench::new() };
+    fs::remove_file(fresh.dir.path().join("index")).unwrap();
+    assert_eq!(fresh.scan().unwrap().manifest, after.manifest);
+    assert_eq!(after.files_read, 1 + 16, "the new one, and those under another path");
+}
+
+#[test]
+fn the_first_refusal_in_path_order_is_told_however_many_look() {
+    let bench = Bench::new();
+    for n in 0..60 {
+        bench.write(&format!("d{n:02}/sub/file"), b"x");
+        if n % 7 == 5 {
+            rustix::fs::mknodat(CWD, bench.at(&format!("d{n:02}/sub/pipe")), FileType::Fifo, Mode::RWXU, 0).unwrap();
+        }
+    }
+    fs::write(bench.at("d05/sub/bad\nname"), b"").unwrap();
+    for _ in 0..20 {
+        let (_, text) = bench.refusal();
+        assert!(text.contains("d05/sub/bad"), "{text}");
+    }
+    fs::remove_file(bench.at("d05/sub/bad\nname")).unwrap();
+    for _ in 0..20 {
+        let (_, text) = bench.refusal();
+        assert!(text.contains("d05/sub/pipe"), "{text}");
+    }
+}
+
+#[test]
+fn contents_are_looked_for_only_where_something_came_or_went_in_the_store() {
+    let bench = Bench::new();
+    bench.write("a", b"one");
+    bench.scan().unwrap();
+    let mut index = index::load(&bench.dir.path().join("index"));
+    let hex = Digest::of(b"one").to_string();
+    fs::remove_file(bench.dir.path().join("store/content").join(&hex[..2]).join(&hex)).unwrap();
+    let (stamp, mode) = walk::stat_open(File::open(bench.at("a")).unwrap().as_fd()).unwrap().unwrap();
+    let known = |index: &Index, shards: &Shards| {
+        let mut files = [Found { name: "a".into(), mode, stamp, digest: None }];
+        recall(index, shards, &bench.store, "", &mut files).unwrap();
+        files[0].digest.is_some()
+    };
+    let as_before: Shards = vec![Some(stamp); 256];
+    let changed: Shards = vec![Some(Stamp { size: stamp.size + 1, ..stamp }); 256];
+    index.shards = as_before.clone();
+    assert!(known(&index, &as_before), "it is believed to be there");
+    assert!(!known(&index, &changed) && !known(&index, &vec![None; 256]) && !known(&index, &Vec::new()));
+    index.shards = vec![None; 256];
+    assert!(!known(&index, &vec![None; 256]), "what may change unseen is not believed");
 }

@@ -10,6 +10,8 @@ use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 
 /// Bytes of a stretch that is hashed.
 const STRETCH_BYTES: usize = 32;
+/// Parts of some bytes that are gone through side by side.
+const LANES: usize = 4;
 /// Of 2 to the power of this many stretches, one is in the sample: as a rule, and at least.
 const RATE_BITS_MIN: u32 = 8;
 /// Most hashes that are kept of all old bytes together; beyond it the sample is thinned.
@@ -22,8 +24,8 @@ const GAIN_PERCENT_MIN: usize = 3;
 /// How stretches are sampled.
 #[derive(Debug)]
 pub(super) struct Sampling {
-    gear: [u64; 256],
-    mask: u64,
+    gear: [u32; 256],
+    mask: u32,
 }
 
 impl Sampling {
@@ -34,28 +36,51 @@ impl Sampling {
             state ^= state << 13;
             state ^= state >> 7;
             state ^= state << 17;
-            state.wrapping_mul(0x2545_f491_4f6c_dd1d)
+            // The halves of a product are as good as each other here.
+            (state.wrapping_mul(0x2545_f491_4f6c_dd1d) & u64::from(u32::MAX)) as u32
         });
         let mut bits = RATE_BITS_MIN;
         while bytes >> bits > HASHES_MAX {
             bits += 1;
         }
-        // Of the rolling hash the lower 32 bits depend on the last 32 bytes; the highest of these, on
-        // all of them alike.
-        Self { gear, mask: ((1 << bits) - 1) << (STRETCH_BYTES as u32 - bits) }
+        // The rolling hash depends on the last 32 bytes; its highest bits, on all of them alike.
+        Self { gear, mask: ((1 << bits) - 1) << (u32::BITS - bits) }
     }
 
     /// The sketch of some bytes.
     pub(super) fn sketch(&self, bytes: &[u8]) -> Vec<u64> {
-        let mut rolling = 0_u64;
-        let mut sketch = Vec::new();
-        for (at, byte) in bytes.iter().enumerate() {
-            rolling = (rolling << 1).wrapping_add(self.gear[usize::from(*byte)]);
-            if rolling & self.mask == 0 && at + 1 >= STRETCH_BYTES {
+        let mut sketch = Vec::with_capacity(bytes.len() >> RATE_BITS_MIN);
+        // Each sum waits for the one before it, and a processor has room for several: parts of long
+        // bytes are gone through side by side.
+        let part = bytes.len() / LANES;
+        let begins: [usize; LANES] = std::array::from_fn(|lane| lane * part);
+        let parts = begins.map(|begin| &bytes[begin..begin + part]);
+        // The first has nothing before it.
+        let mut sums = begins.map(|begin| self.sum(&bytes[begin.saturating_sub(STRETCH_BYTES - 1)..begin]));
+        let mut look = |sum: u32, at: usize| {
+            if sum & self.mask == 0 && at + 1 >= STRETCH_BYTES {
                 sketch.push(hash(&bytes[at + 1 - STRETCH_BYTES..=at]));
             }
+        };
+        for at in 0..part {
+            for lane in 0..LANES {
+                sums[lane] = self.next(sums[lane], parts[lane][at]);
+                look(sums[lane], begins[lane] + at);
+            }
+        }
+        for (at, byte) in bytes.iter().enumerate().skip(LANES * part) {
+            sums[LANES - 1] = self.next(sums[LANES - 1], *byte);
+            look(sums[LANES - 1], at);
         }
         sketch
+    }
+
+    fn next(&self, sum: u32, byte: u8) -> u32 {
+        (sum << 1).wrapping_add(self.gear[usize::from(byte)])
+    }
+
+    fn sum(&self, bytes: &[u8]) -> u32 {
+        bytes.iter().fold(0, |sum, byte| self.next(sum, *byte))
     }
 }
 
@@ -116,23 +141,28 @@ impl Known {
 
     /// The units that help to say bytes with this sketch, in `bytes_max` together. Those of `first`
     /// (files of which these are new versions) are taken before others if they help at all.
-    pub(super) fn choose(&self, sketch: Vec<u64>, first: &BTreeSet<u32>, bytes_max: u64) -> Vec<Unit> {
-        let mut open: BTreeSet<u64> = sketch.into_iter().collect();
-        let mut owned: BTreeMap<u32, Vec<u64>> = BTreeMap::new();
-        for hash in &open {
-            for unit in self.owners_of(*hash) {
-                owned.entry(unit).or_default().push(*hash);
+    pub(super) fn choose(&self, mut sketch: Vec<u64>, first: &BTreeSet<u32>, bytes_max: u64) -> Vec<Unit> {
+        sketch.sort_unstable();
+        sketch.dedup();
+        // Which hashes no chosen unit covers yet, and for each unit which it covers.
+        let mut open = vec![true; sketch.len()];
+        let mut owned: BTreeMap<u32, Vec<usize>> = BTreeMap::new();
+        let mut owners = &self.owners[..];
+        for (at, hash) in sketch.iter().enumerate() {
+            owners = &owners[advance(owners, *hash)..];
+            for (_, unit) in owners.iter().take_while(|(other, _)| other == hash).take(OWNERS_MAX) {
+                owned.entry(*unit).or_default().push(at);
             }
         }
         let mut chosen = Vec::new();
         let mut left = bytes_max;
-        let mut take = |unit: u32, hashes: &[u64], open: &mut BTreeSet<u64>| {
+        let mut take = |unit: u32, hashes: &[usize], open: &mut Vec<bool>| {
             let unit = self.units[unit as usize];
             if let Some(rest) = left.checked_sub(u64::from(unit.length)) {
                 left = rest;
                 chosen.push(unit);
-                for hash in hashes {
-                    open.remove(hash);
+                for at in hashes {
+                    open[*at] = false;
                 }
             }
         };
@@ -145,7 +175,7 @@ impl Known {
         let mut heap: BinaryHeap<(usize, u32)> = owned.iter().map(|(unit, hashes)| (hashes.len(), *unit)).collect();
         while let Some((_, number)) = heap.pop() {
             let hashes = &owned[&number];
-            let gain = hashes.iter().filter(|hash| open.contains(hash)).count();
+            let gain = hashes.iter().filter(|at| open[**at]).count();
             // What it would gain may have become less since it was last looked at.
             if heap.peek().is_some_and(|(next, _)| *next > gain) {
                 heap.push((gain, number));
@@ -158,6 +188,16 @@ impl Known {
         }
         chosen
     }
+}
+
+/// How many of these come before a hash. As a rule few: in steps that double, then by halves.
+fn advance(owners: &[(u64, u32)], hash: u64) -> usize {
+    let mut step = 1;
+    while owners.get(step).is_some_and(|(other, _)| *other < hash) {
+        step *= 2;
+    }
+    let begin = step / 2;
+    begin + owners[begin..owners.len().min(step + 1)].partition_point(|(other, _)| *other < hash)
 }
 
 #[cfg(test)]
@@ -203,6 +243,32 @@ mod tests {
         assert_eq!(chosen(&known, sampling.sketch(&made_of_two), &[0], 1 << 20), [0, 2], "its old version first");
         assert_eq!(chosen(&known, sampling.sketch(&made_of_two), &[], 100_000), [2], "no more than there is room for");
         assert_eq!(chosen(&known, sampling.sketch(&noise(5, 60_000)), &[1], 1 << 20), [0_u32; 0]);
+    }
+
+    #[test]
+    fn a_sketch_is_that_of_every_stretch_wherever_bytes_are_parted() {
+        let sampling = Sampling::for_bytes(0);
+        let bytes = noise(3, 9_001);
+        for length in [0, 1, 31, 32, 33, 63, 127, 128, 200, 1000, 9_001] {
+            let bytes = &bytes[..length];
+            let one_by_one = bytes.windows(STRETCH_BYTES).filter(|stretch| sampling.sum(stretch) & sampling.mask == 0);
+            let mut expected: Vec<u64> = one_by_one.map(hash).collect();
+            let mut sketch = sampling.sketch(bytes);
+            expected.sort_unstable();
+            sketch.sort_unstable();
+            assert_eq!(sketch, expected, "{length} bytes");
+        }
+    }
+
+    #[test]
+    fn advancing_stops_at_the_first_that_is_not_before() {
+        let owners: Vec<(u64, u32)> = [2, 4, 4, 6, 8, 8, 8, 10].iter().map(|hash| (*hash, 0)).collect();
+        for length in 0..=owners.len() {
+            for hash in 0..12 {
+                let expected = owners[..length].partition_point(|(other, _)| *other < hash);
+                assert_eq!(advance(&owners[..length], hash), expected, "{hash} among {length}");
+            }
+        }
     }
 
     #[test]

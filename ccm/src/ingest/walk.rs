@@ -1,29 +1,78 @@
 //! Walking the staging tree: names, types and stamps, no contents.
 //!
-//! Every directory is opened by one component on its parent's descriptor, without following links,
-//! so that nothing outside the tree is ever looked at, whatever changes meanwhile.
+//! Several threads take a directory each. Every directory is opened below the root, through no link,
+//! so that nothing outside the tree is ever looked at, whatever changes meanwhile. Of a directory whose
+//! files are all as the index has them nothing is kept but where the index has them.
 
-use std::collections::BTreeMap;
+use std::cmp::Ordering as Order;
+use std::ffi::CStr;
 use std::io;
+use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
+use common::digest::Digest;
 use common::exclude::Exclude;
-use common::manifest::{Entry, MODE_MASK};
+use common::manifest::{Entry, MODE_MASK, Manifest};
 use common::path::{ContentPath, PathError, symlink_is_contained};
-use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, ResolveFlags, Statx, StatxFlags};
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, RawDir, ResolveFlags, Statx, StatxFlags};
 use rustix::io::Errno;
 
-use super::index::Stamp;
+use super::index::{Index, Place, Stamp, rows};
 use super::scan::{ScanError, ScanLimits};
+
+/// As many directories must be waiting before other threads are started: fewer are looked through
+/// sooner than these are there.
+const ALONE_DIRECTORIES_MAX: usize = 16;
+/// Names are asked for in portions of this many bytes.
+const NAMES_BYTES: usize = 32 << 10;
+
+/// A regular file that the index does not know, to be read.
+#[derive(Debug)]
+pub(super) struct Suspect {
+    pub(super) path: ContentPath,
+    pub(super) size: u64,
+    place: (usize, usize),
+}
 
 /// A regular file of the staging tree.
 #[derive(Debug)]
 pub(super) struct Found {
-    pub(super) path: ContentPath,
+    pub(super) name: Box<str>,
     pub(super) mode: u32,
     pub(super) stamp: Stamp,
+    /// Of its content, when that is known.
+    pub(super) digest: Option<Digest>,
+}
+
+/// The files of a directory.
+#[derive(Debug)]
+pub(super) enum Files {
+    /// Exactly those that the index has at this place.
+    Indexed(Place),
+    /// These, in the order of their names.
+    Listed(Vec<Found>),
+}
+
+/// One directory of the staging tree.
+#[derive(Debug)]
+pub(super) struct Listed {
+    /// Its path; that of the root is empty.
+    pub(super) path: Box<str>,
+    mode: u32,
+    /// What it holds beside files, in the order of names.
+    others: Vec<(Box<str>, Other)>,
+    pub(super) files: Files,
+}
+
+#[derive(Debug)]
+enum Other {
+    /// A directory, by its number.
+    Directory(usize),
+    /// A link, with its target.
+    Symlink(String),
 }
 
 /// The staging tree apart from its contents.
@@ -31,120 +80,277 @@ pub(super) struct Found {
 pub(super) struct Walked {
     /// The tree's root, held open.
     pub(super) root: OwnedFd,
-    /// Directories and links.
-    pub(super) others: BTreeMap<ContentPath, Entry>,
-    /// Files, in path order.
-    pub(super) files: Vec<Found>,
+    /// By number; the root is the first.
+    pub(super) directories: Vec<Listed>,
 }
 
-pub(super) fn walk(
-    staging: &Path,
-    exclude: &Exclude,
-    limits: &ScanLimits,
-    cancel: &AtomicBool,
-) -> Result<Walked, ScanError> {
+/// Recognises the files of a directory, by the directory's path: sets the digests of those that are
+/// known, and says where the index has them when it has exactly these.
+pub(super) type Recall<'a> = dyn Fn(&str, &mut [Found]) -> Result<Option<Place>, ScanError> + Sync + 'a;
+
+/// What a walk accepts and leaves out.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Rules<'a> {
+    pub(super) exclude: &'a Exclude,
+    pub(super) limits: &'a ScanLimits,
+    pub(super) cancel: &'a AtomicBool,
+}
+
+pub(super) fn walk(staging: &Path, rules: Rules<'_>, recall: &Recall<'_>) -> Result<Walked, ScanError> {
     // The staging directory itself may be a link: that is how its administrator names it.
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let root = rustix::fs::openat(CWD, staging, flags, Mode::empty()).map_err(|errno| match errno {
         Errno::NOTDIR => ScanError::StagingNotDirectory { path: staging.to_owned() },
         errno => ScanError::Staging { path: staging.to_owned(), source: errno.into() },
     })?;
-    let mut walker = Walker { exclude, limits, cancel, others: BTreeMap::new(), files: Vec::new(), content_bytes: 0 };
-    let entries = walker.directory(root.as_fd(), None);
-    // The root has no path within itself; it has the one it was given by.
-    match entries {
-        Err(ScanError::Unreadable { path, source }) if path.is_empty() => {
-            return Err(ScanError::Staging { path: staging.to_owned(), source });
-        }
-        entries => entries?,
+    let walker = Walker {
+        root: &root,
+        rules,
+        recall,
+        entries: AtomicUsize::new(0),
+        content_bytes: AtomicU64::new(0),
+        work: Mutex::new(Work {
+            waiting: vec![Task { number: 0, path: None, mode: 0 }],
+            directories: vec![None],
+            ..Work::default()
+        }),
+        more: Condvar::new(),
+    };
+    walker.work_on(Some(ALONE_DIRECTORIES_MAX));
+    if !walker.lock().waiting.is_empty() {
+        std::thread::scope(|scope| {
+            for _ in 1..rules.limits.threads.max(1) {
+                scope.spawn(|| walker.work_on(None));
+            }
+            walker.work_on(None);
+        });
     }
-    Ok(Walked { root, others: walker.others, files: walker.files })
+    let work = walker.work.into_inner().unwrap_or_else(PoisonError::into_inner);
+    if let Some(refusal) = work.refusal {
+        // The root has no path within itself; it has the one it was given by.
+        return Err(match refusal.error {
+            ScanError::Unreadable { path, source } if path.is_empty() => {
+                ScanError::Staging { path: staging.to_owned(), source }
+            }
+            error => error,
+        });
+    }
+    let directories = work.directories.into_iter();
+    let directories = directories.map(|listed| listed.expect("without a refusal all were listed")).collect();
+    Ok(Walked { root, directories })
+}
+
+/// A directory to be listed.
+struct Task {
+    number: usize,
+    path: Option<ContentPath>,
+    mode: u32,
+}
+
+#[derive(Default)]
+struct Work {
+    /// The last is taken first, so that few wait.
+    waiting: Vec<Task>,
+    /// Threads that may add to what waits.
+    busy: usize,
+    directories: Vec<Option<Listed>>,
+    /// The first in path order, of those that were come by.
+    refusal: Option<Refusal>,
+}
+
+/// Why a tree cannot be published.
+struct Refusal {
+    /// The entry's path, lossy. What is not about an entry comes before all others.
+    at: String,
+    error: ScanError,
+}
+
+impl Refusal {
+    fn of_all(error: ScanError) -> Self {
+        Self { at: String::new(), error }
+    }
+}
+
+/// Paths as [`ContentPath`] orders them, acceptable or not.
+fn in_order(one: &str, other: &str) -> Order {
+    one.split('/').cmp(other.split('/'))
+}
+
+/// What came of listing one directory.
+struct Listing {
+    others: Vec<(Box<str>, Inside)>,
+    files: Files,
+    refusal: Option<Refusal>,
+}
+
+/// What a directory holds beside files, when it was just listed.
+enum Inside {
+    Directory { mode: u32 },
+    Symlink(String),
 }
 
 struct Walker<'a> {
-    exclude: &'a Exclude,
-    limits: &'a ScanLimits,
-    cancel: &'a AtomicBool,
-    others: BTreeMap<ContentPath, Entry>,
-    files: Vec<Found>,
-    content_bytes: u64,
+    root: &'a OwnedFd,
+    rules: Rules<'a>,
+    recall: &'a Recall<'a>,
+    entries: AtomicUsize,
+    content_bytes: AtomicU64,
+    work: Mutex<Work>,
+    more: Condvar,
 }
 
 impl Walker<'_> {
-    fn directory(&mut self, directory: BorrowedFd<'_>, path: Option<&ContentPath>) -> Result<(), ScanError> {
-        let unreadable = |errno: Errno| ScanError::Unreadable {
-            path: path.map(ToString::to_string).unwrap_or_default(),
-            source: errno.into(),
-        };
-        let mut names = Vec::new();
-        for entry in Dir::read_from(directory).map_err(unreadable)? {
-            let entry = entry.map_err(unreadable)?;
-            let name = entry.file_name().to_bytes();
-            if name != b"." && name != b".." {
-                names.push(name.to_vec());
+    fn lock(&self) -> MutexGuard<'_, Work> {
+        // A panic of another thread is passed on when the scope ends; until then it disturbs nothing.
+        self.work.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Lists what waits until nothing does, or as much waits as is given.
+    fn work_on(&self, waiting_max: Option<usize>) {
+        let mut work = self.lock();
+        loop {
+            if waiting_max.is_some_and(|max| work.waiting.len() > max) {
+                return;
+            }
+            match work.waiting.pop() {
+                Some(task) if work.refusal.as_ref().is_some_and(|refusal| comes_after(&task, refusal)) => {}
+                Some(task) => {
+                    work.busy += 1;
+                    drop(work);
+                    let listing = self.list(&task);
+                    work = self.lock();
+                    work.busy -= 1;
+                    enter(&mut work, task, listing);
+                    self.more.notify_all();
+                }
+                None if work.busy == 0 => {
+                    self.more.notify_all();
+                    return;
+                }
+                None => work = self.more.wait(work).unwrap_or_else(PoisonError::into_inner),
             }
         }
-        // In path order, so that the same tree is always refused for the same entry.
-        names.sort_unstable();
-        for name in names {
-            if self.cancel.load(Ordering::Relaxed) {
-                return Err(ScanError::Cancelled);
+    }
+
+    fn list(&self, task: &Task) -> Listing {
+        let mut listing = Listing { others: Vec::new(), files: Files::Listed(Vec::new()), refusal: None };
+        let mut files = Vec::new();
+        let path = task.path.as_ref();
+        if let Err(refusal) = self.entries_of(path, &mut listing.others, &mut files) {
+            listing.refusal = Some(refusal);
+        }
+        match (self.recall)(path.map_or("", ContentPath::as_str), &mut files) {
+            Ok(Some(place)) if listing.refusal.is_none() => listing.files = Files::Indexed(place),
+            Ok(_) => {
+                // A name that the index has is one that content may have.
+                let unknown = files.iter().filter(|found| found.digest.is_none());
+                let refusal = unknown.map(|found| (found, join(path, &found.name))).find_map(|(found, joined)| {
+                    let error = ScanError::Name { source: joined.err()? };
+                    Some(Refusal { at: shown(path, found.name.as_bytes()), error })
+                });
+                // Files come before what was refused of this directory, or nothing was.
+                listing.refusal = first(refusal, listing.refusal.take());
+                listing.files = Files::Listed(files);
             }
-            self.entry(directory, path, &name)?;
+            Err(error) => listing.refusal = Some(Refusal::of_all(error)),
+        }
+        listing
+    }
+
+    /// Everything in a directory, up to the first entry that cannot be published.
+    fn entries_of(
+        &self,
+        path: Option<&ContentPath>,
+        others: &mut Vec<(Box<str>, Inside)>,
+        files: &mut Vec<Found>,
+    ) -> Result<(), Refusal> {
+        let unreadable = |errno: Errno| {
+            let path = path.map(ToString::to_string).unwrap_or_default();
+            Refusal { at: path.clone(), error: ScanError::Unreadable { path, source: errno.into() } }
+        };
+        let directory = match path {
+            None => self.root.as_fd().try_clone_to_owned().map_err(|_| unreadable(Errno::MFILE))?,
+            Some(path) => match open_below(self.root, path, OFlags::RDONLY | OFlags::DIRECTORY) {
+                Ok(directory) => directory,
+                // Removed since it was found: as if it had been empty.
+                Err(Errno::NOENT) => return Ok(()),
+                Err(errno) => return Err(unreadable(errno)),
+            },
+        };
+        // Ending in NUL, one after the other.
+        let mut names = Vec::new();
+        let mut begins = Vec::new();
+        let mut portion = [MaybeUninit::uninit(); NAMES_BYTES];
+        let mut reading = RawDir::new(directory.as_fd(), &mut portion);
+        while let Some(entry) = reading.next() {
+            let entry = entry.map_err(unreadable)?;
+            let name = entry.file_name();
+            if name != c"." && name != c".." {
+                begins.push(names.len());
+                names.extend_from_slice(name.to_bytes_with_nul());
+            }
+        }
+        let name = |begin: usize| CStr::from_bytes_until_nul(&names[begin..]).expect("each ends in NUL");
+        // In path order, so that the same tree is always refused for the same entry.
+        begins.sort_unstable_by_key(|begin| name(*begin));
+        // A directory that changes meanwhile may tell of an entry twice.
+        begins.dedup_by_key(|begin| name(*begin));
+        for begin in begins {
+            if self.rules.cancel.load(Ordering::Relaxed) {
+                return Err(Refusal::of_all(ScanError::Cancelled));
+            }
+            let name = name(begin);
+            self.entry(directory.as_fd(), path, name, others, files).map_err(|error| match error {
+                ScanError::TooManyEntries { .. } | ScanError::TooLarge { .. } => Refusal::of_all(error),
+                error => Refusal { at: shown(path, name.to_bytes()), error },
+            })?;
         }
         Ok(())
     }
 
     fn entry(
-        &mut self,
+        &self,
         directory: BorrowedFd<'_>,
         parent: Option<&ContentPath>,
-        raw_name: &[u8],
+        raw_name: &CStr,
+        others: &mut Vec<(Box<str>, Inside)>,
+        files: &mut Vec<Found>,
     ) -> Result<(), ScanError> {
-        let shown = || {
-            let name = String::from_utf8_lossy(raw_name);
-            parent.map_or_else(|| name.to_string(), |parent| format!("{parent}/{name}"))
-        };
-        let name = std::str::from_utf8(raw_name)
-            .map_err(|_| ScanError::Name { source: PathError::NotUtf8 { path: shown() } })?;
-        let path = match parent {
-            Some(parent) => parent.join(name),
-            None => ContentPath::new(name),
-        }
-        .map_err(|source| ScanError::Name { source })?;
-
-        let unreadable = |errno: Errno| ScanError::Unreadable { path: path.to_string(), source: errno.into() };
-        let found = match stat(directory, name) {
+        let Rules { exclude, limits, .. } = self.rules;
+        let shown = || shown(parent, raw_name.to_bytes());
+        let name = raw_name.to_str().map_err(|_| ScanError::Name { source: PathError::NotUtf8 { path: shown() } })?;
+        let path = || join(parent, name).map_err(|source| ScanError::Name { source });
+        let unreadable = |errno: Errno| ScanError::Unreadable { path: shown(), source: errno.into() };
+        let flags = AtFlags::SYMLINK_NOFOLLOW;
+        let found = match rustix::fs::statx(directory, raw_name, flags, StatxFlags::BASIC_STATS) {
             Ok(found) => found,
             // Removed since the directory was listed: as if the scan had come a moment later.
             Err(Errno::NOENT) => return Ok(()),
             Err(errno) => return Err(unreadable(errno)),
         };
         let kind = file_type(&found);
-        if self.exclude.matches(&path, kind == FileType::Directory) {
+        if !exclude.is_empty() && exclude.matches(&path()?, kind == FileType::Directory) {
             return Ok(());
         }
-        let entries = self.others.len() + self.files.len() + 1;
-        if entries > self.limits.entries_max {
-            return Err(ScanError::TooManyEntries { max: self.limits.entries_max });
+        if self.entries.fetch_add(1, Ordering::Relaxed) >= limits.entries_max {
+            return Err(ScanError::TooManyEntries { max: limits.entries_max });
         }
         let mode = u32::from(found.stx_mode) & MODE_MASK;
         match kind {
             FileType::RegularFile => {
-                self.content_bytes = self.content_bytes.saturating_add(found.stx_size);
-                if self.content_bytes > self.limits.content_bytes_max {
-                    return Err(ScanError::TooLarge { max: self.limits.content_bytes_max });
+                let before = self.content_bytes.fetch_add(found.stx_size, Ordering::Relaxed);
+                if before.saturating_add(found.stx_size) > limits.content_bytes_max {
+                    return Err(ScanError::TooLarge { max: limits.content_bytes_max });
                 }
-                self.files.push(Found { path, mode, stamp: stamp(&found) });
+                files.push(Found { name: name.into(), mode, stamp: stamp(&found), digest: None });
             }
             FileType::Directory => {
-                let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-                let inner = rustix::fs::openat(directory, name, flags, Mode::empty()).map_err(unreadable)?;
-                self.others.insert(path.clone(), Entry::Directory { mode });
-                self.directory(inner.as_fd(), Some(&path))?;
+                path()?;
+                others.push((name.into(), Inside::Directory { mode }));
             }
             FileType::Symlink => {
-                let target = rustix::fs::readlinkat(directory, name, Vec::new()).map_err(unreadable)?;
+                let path = path()?;
+                let target = rustix::fs::readlinkat(directory, raw_name, Vec::new()).map_err(unreadable)?;
                 let target = target.into_string().map_err(|error| ScanError::LinkNotUtf8 {
                     path: path.clone(),
                     target: error.into_cstring().to_string_lossy().into_owned(),
@@ -152,25 +358,175 @@ impl Walker<'_> {
                 if !symlink_is_contained(&path, &target) {
                     return Err(ScanError::LinkEscapes { path, target });
                 }
-                self.others.insert(path, Entry::Symlink { target });
+                others.push((name.into(), Inside::Symlink(target)));
             }
-            FileType::Fifo => return Err(ScanError::Kind { path, kind: "a named pipe" }),
-            FileType::Socket => return Err(ScanError::Kind { path, kind: "a socket" }),
+            FileType::Fifo => return Err(ScanError::Kind { path: path()?, kind: "a named pipe" }),
+            FileType::Socket => return Err(ScanError::Kind { path: path()?, kind: "a socket" }),
             FileType::CharacterDevice | FileType::BlockDevice => {
-                return Err(ScanError::Kind { path, kind: "a device" });
+                return Err(ScanError::Kind { path: path()?, kind: "a device" });
             }
-            FileType::Unknown => return Err(ScanError::Kind { path, kind: "of an unknown type" }),
+            FileType::Unknown => return Err(ScanError::Kind { path: path()?, kind: "of an unknown type" }),
         }
         Ok(())
     }
 }
 
+/// Whether all that is below a directory comes after what was refused.
+fn comes_after(task: &Task, refusal: &Refusal) -> bool {
+    refusal.at.is_empty() || task.path.as_ref().is_some_and(|path| in_order(path.as_str(), &refusal.at).is_gt())
+}
+
+fn first(one: Option<Refusal>, other: Option<Refusal>) -> Option<Refusal> {
+    match (one, other) {
+        (Some(one), Some(other)) if in_order(&one.at, &other.at).is_gt() => Some(other),
+        (Some(one), Some(_) | None) => Some(one),
+        (None, other) => other,
+    }
+}
+
+/// Takes note of a listed directory, and of those in it that are to be listed.
+fn enter(work: &mut Work, task: Task, listing: Listing) {
+    work.refusal = first(work.refusal.take(), listing.refusal);
+    let mut others = Vec::with_capacity(listing.others.len());
+    for (name, inside) in listing.others {
+        let other = match inside {
+            Inside::Symlink(target) => Other::Symlink(target),
+            Inside::Directory { mode } => {
+                let number = work.directories.len();
+                let path = join(task.path.as_ref(), &name).expect("it was joined when it was found");
+                work.directories.push(None);
+                work.waiting.push(Task { number, path: Some(path), mode });
+                Other::Directory(number)
+            }
+        };
+        others.push((name, other));
+    }
+    let path = task.path.map_or_else(Box::default, |path| path.as_str().into());
+    work.directories[task.number] = Some(Listed { path, mode: task.mode, others, files: listing.files });
+}
+
+impl Walked {
+    /// The files whose content is not known.
+    pub(super) fn suspects(&self) -> Result<Vec<Suspect>, ScanError> {
+        let mut suspects = Vec::new();
+        for (number, listed) in self.directories.iter().enumerate() {
+            let Files::Listed(files) = &listed.files else { continue };
+            for (at, found) in files.iter().enumerate().filter(|(_, found)| found.digest.is_none()) {
+                let path = below(&listed.path, &found.name)?;
+                suspects.push(Suspect { path, size: found.stamp.size, place: (number, at) });
+            }
+        }
+        Ok(suspects)
+    }
+
+    /// Takes note of what a suspect was when it was read.
+    pub(super) fn settle(&mut self, suspect: &Suspect, stamp: Stamp, mode: u32, digest: Digest) {
+        let (number, at) = suspect.place;
+        if let Files::Listed(files) = &mut self.directories[number].files {
+            let found = &mut files[at];
+            (found.stamp, found.mode, found.digest) = (stamp, mode, Some(digest));
+        }
+    }
+
+    /// The tree, all of whose files are known.
+    pub(super) fn manifest(&self, index: &Index) -> Result<Manifest, ScanError> {
+        // A sorted run, from which a map is made much faster than one by one.
+        let mut entries = Vec::new();
+        self.each(index, &mut |path, entry| {
+            entries.push((path, entry));
+            Ok(())
+        })?;
+        Ok(Manifest { entries: entries.into_iter().collect() })
+    }
+
+    /// Tells of all entries in path order. All files must be known.
+    pub(super) fn each(
+        &self,
+        index: &Index,
+        tell: &mut dyn FnMut(ContentPath, Entry) -> Result<(), ScanError>,
+    ) -> Result<(), ScanError> {
+        self.each_below(0, index, tell)
+    }
+
+    /// Recursion is bounded by the depth that a path may have.
+    fn each_below(
+        &self,
+        number: usize,
+        index: &Index,
+        tell: &mut dyn FnMut(ContentPath, Entry) -> Result<(), ScanError>,
+    ) -> Result<(), ScanError> {
+        let listed = &self.directories[number];
+        let mut others = listed.others.iter().peekable();
+        let mut until = |name: Option<&str>, tell: &mut dyn FnMut(ContentPath, Entry) -> Result<(), ScanError>| {
+            while let Some((other, inside)) = others.next_if(|(other, _)| name.is_none_or(|name| **other < *name)) {
+                let path = below(&listed.path, other)?;
+                match inside {
+                    Other::Symlink(target) => tell(path, Entry::Symlink { target: target.clone() })?,
+                    Other::Directory(number) => {
+                        tell(path, Entry::Directory { mode: self.directories[*number].mode })?;
+                        self.each_below(*number, index, tell)?;
+                    }
+                }
+            }
+            Ok::<(), ScanError>(())
+        };
+        let file = |name: &str, mode: u32, stamp: &Stamp, digest: Digest| {
+            let entry = Entry::File { mode, size: stamp.size, digest, mtime: stamp.mtime.0 };
+            Ok::<_, ScanError>((below(&listed.path, name)?, entry))
+        };
+        match &listed.files {
+            Files::Indexed(place) => {
+                let lost = |source: io::Error| ScanError::IndexLost { source };
+                let bytes = index.read(*place).map_err(lost)?;
+                let rows = rows(&bytes).ok_or_else(|| lost(io::ErrorKind::InvalidData.into()))?;
+                for row in rows {
+                    until(Some(row.name), tell)?;
+                    let (path, entry) = file(row.name, row.mode, &row.stamp, row.digest)?;
+                    tell(path, entry)?;
+                }
+            }
+            Files::Listed(files) => {
+                for found in files {
+                    until(Some(&found.name), tell)?;
+                    let digest = found.digest.expect("all were read, or an error was returned before");
+                    let (path, entry) = file(&found.name, found.mode, &found.stamp, digest)?;
+                    tell(path, entry)?;
+                }
+            }
+        }
+        until(None, tell)
+    }
+}
+
+fn join(parent: Option<&ContentPath>, name: &str) -> Result<ContentPath, PathError> {
+    parent.map_or_else(|| ContentPath::new(name), |parent| parent.join(name))
+}
+
+/// The path of an entry of a directory, whose own path is empty if it is the root.
+fn below(directory: &str, name: &str) -> Result<ContentPath, ScanError> {
+    let mut path = String::with_capacity(directory.len() + 1 + name.len());
+    if !directory.is_empty() {
+        path.push_str(directory);
+        path.push('/');
+    }
+    path.push_str(name);
+    ContentPath::new(path).map_err(|source| ScanError::Name { source })
+}
+
+fn shown(parent: Option<&ContentPath>, raw_name: &[u8]) -> String {
+    let name = String::from_utf8_lossy(raw_name);
+    parent.map_or_else(|| name.to_string(), |parent| format!("{parent}/{name}"))
+}
+
 /// Opens a file that the walk found: below the root, through no link, without waiting for what may
 /// have become a pipe.
 pub(super) fn open_file(root: &OwnedFd, path: &ContentPath) -> Result<OwnedFd, Errno> {
-    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    open_below(root, path, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY)
+}
+
+fn open_below(root: &OwnedFd, path: &ContentPath, flags: OFlags) -> Result<OwnedFd, Errno> {
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
-    rustix::fs::openat2(root, path.as_str(), flags, Mode::empty(), resolve)
+    rustix::fs::openat2(root, path.as_str(), flags | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty(), resolve)
 }
 
 /// Stamp and mode of an open file; `None` if it is no regular file.
@@ -180,8 +536,9 @@ pub(super) fn stat_open(file: BorrowedFd<'_>) -> io::Result<Option<(Stamp, u32)>
     Ok(regular.then(|| (stamp(&found), u32::from(found.stx_mode) & MODE_MASK)))
 }
 
-fn stat(directory: BorrowedFd<'_>, name: &str) -> Result<Statx, Errno> {
-    rustix::fs::statx(directory, name, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::BASIC_STATS)
+/// The stamp of a directory at a path of our own.
+pub(super) fn stat_directory(path: &Path) -> io::Result<Stamp> {
+    Ok(stamp(&rustix::fs::statx(CWD, path, AtFlags::empty(), StatxFlags::BASIC_STATS)?))
 }
 
 fn file_type(found: &Statx) -> FileType {

@@ -101,6 +101,11 @@ fn content_with_another_digest_than_its_command_says_is_refused() {
 
 /// Replaces text in a tree's commands where the types would not let it be written, and signs that.
 fn forged(site: &mut Site, name: &str, with: &str) -> Vec<u8> {
+    forged_with(site, name, with, |_, _| ())
+}
+
+/// [`forged`], with another header or another length of the block table.
+fn forged_with(site: &mut Site, name: &str, with: &str, change: impl FnOnce(&mut Header, &mut u64)) -> Vec<u8> {
     assert_eq!(name.len(), with.len());
     let commands = vec![Command::WriteFile {
         path: path(name),
@@ -123,7 +128,7 @@ fn forged(site: &mut Site, name: &str, with: &str) -> Vec<u8> {
     packed.extend_from_slice(&raw);
     // The same for an empty table.
     let table = [0x28, 0xb5, 0x2f, 0xfd, 0x20, 1, 9, 0, 0, 0];
-    let header = Header {
+    let mut header = Header {
         commands: 1,
         commands_packed_bytes: packed.len() as u64,
         commands_raw_bytes: raw.len() as u64,
@@ -131,6 +136,8 @@ fn forged(site: &mut Site, name: &str, with: &str) -> Vec<u8> {
         blocks_digest: Digest::of(&table),
         ..header
     };
+    let mut table_bytes = table.len() as u64;
+    change(&mut header, &mut table_bytes);
     let header = postcard::to_stdvec(&header).unwrap();
     let signature = key().key.sign(common::assignment::HEADER_DOMAIN, &header);
     let mut file = Vec::from(common::assignment::MAGIC);
@@ -140,9 +147,69 @@ fn forged(site: &mut Site, name: &str, with: &str) -> Vec<u8> {
     file.extend_from_slice(&1_u32.to_le_bytes());
     file.extend_from_slice(&signature.0);
     file.extend_from_slice(&packed);
-    file.extend_from_slice(&(table.len() as u64).to_le_bytes());
+    file.extend_from_slice(&table_bytes.to_le_bytes());
     file.extend_from_slice(&table);
     file
+}
+
+#[test]
+fn signed_lengths_and_counts_that_are_not_true_are_refused_however_large() {
+    type Change = fn(&mut Header, &mut u64, u64);
+    let parts: [(&str, Change); 7] = [
+        ("commands", |header, _, value| header.commands = u32::try_from(value).unwrap_or(u32::MAX)),
+        ("packed commands", |header, _, value| header.commands_packed_bytes = value),
+        ("unpacked commands", |header, _, value| header.commands_raw_bytes = value),
+        ("blocks", |header, _, value| header.blocks = u32::try_from(value).unwrap_or(u32::MAX)),
+        ("data", |header, _, value| header.data_bytes = value),
+        ("block table", |_, table_bytes, value| *table_bytes = value),
+        // The two that sum up a tree are compared with what the commands lead to.
+        ("content", |header, _, value| header.result_bytes = value),
+    ];
+    let mut site = Site::new();
+    for value in [(1 << 31) - 1, (1 << 32) - 1, 1 << 32, 1 << 63, u64::MAX - 1, u64::MAX] {
+        for (part, change) in parts {
+            let file = forged_with(&mut site, "abc", "abc", |header, table| change(header, table, value));
+            let Outcome::Refused(refused) = site.handle(&file) else { panic!("{part} of {value} was accepted") };
+            assert_eq!(refused.code, RefusalCode::BadAssignment, "{part} of {value}: {}", refused.reason);
+        }
+        // That of the header itself stands before everything that is signed.
+        let mut file = forged(&mut site, "abc", "abc");
+        file[10..14].copy_from_slice(&u32::try_from(value).unwrap_or(u32::MAX).to_le_bytes());
+        assert_eq!(refusal(&site.handle(&file)), RefusalCode::BadAssignment, "a header of {value}");
+    }
+    assert!(site.nothing_staged());
+}
+
+/// The order of the group that Ed25519 signs in.
+const ED25519_ORDER: [u8; 32] = [
+    0xed, 0xd3, 0xf5, 0x5c, 0x1a, 0x63, 0x12, 0x58, 0xd6, 0x9c, 0xf7, 0xa2, 0xde, 0xf9, 0xde, 0x14, 0, 0, 0, 0, 0, 0, 0,
+    0, 0, 0, 0, 0, 0, 0, 0, 0x10,
+];
+
+#[test]
+fn a_signature_in_another_form_than_the_one_it_has_is_refused() {
+    let mut site = Site::with(&first());
+    let (_, file) = site.prepare_file(&first(), &second(), Style::Delta);
+    let header_bytes = u32::from_le_bytes(file[10..14].try_into().unwrap()) as usize;
+    let at = 14 + header_bytes + 4;
+
+    // Its second half is a number modulo the order; with the order added it means the same.
+    let mut same_again = file.clone();
+    let mut carry = 0;
+    for (byte, order) in same_again[at + 32..at + 64].iter_mut().zip(ED25519_ORDER) {
+        let sum = u16::from(*byte) + u16::from(order) + carry;
+        (*byte, carry) = (sum.to_le_bytes()[0], sum >> 8);
+    }
+    assert_eq!(carry, 0, "the sum has room");
+    assert_eq!(refusal(&site.handle(&same_again)), RefusalCode::BadAssignment);
+
+    // Of small order, which without strictness fits many messages: the neutral point, and zero.
+    let mut small = file.clone();
+    small[at..at + 64].fill(0);
+    small[at] = 1;
+    assert_eq!(refusal(&site.handle(&small)), RefusalCode::BadAssignment);
+    assert!(site.nothing_staged());
+    assert!(matches!(site.handle(&file), Outcome::Prepared { .. }), "the whole one is still good");
 }
 
 #[test]

@@ -199,17 +199,23 @@ fn publish_key_file(bytes: &[u8]) -> Option<Vec<u8>> {
 
 /// Readers, and the magic number with which the file begins that they read behind a checksum.
 const CCM_FILES: [(Reread, Option<&[u8; 8]>); 3] = [
-    (ccm::decoders::scan_index, Some(b"PRINDEX1")),
+    (ccm::decoders::scan_index, Some(b"PRINDEX2")),
     (ccm::decoders::manifest, Some(b"PRMANIF1")),
     (publish_key_file, None),
 ];
 
 /// The first byte says which file; its highest bit that the rest is the file as it is.
 pub(super) fn ccm_file() -> Target {
-    let mut index = vec![1];
-    index.extend(encoded(&"a/b"));
-    index.extend([8, 1, 5, 33, 2, 3, 2, 3]);
-    index.extend([1; 32]);
+    // One directory of contents that rested and one that did not, then one row of one directory.
+    let stamp = [8, 1, 5, 33, 2, 3, 2, 3];
+    let mut row = encoded(&("b", 0o644_u32));
+    row.extend(stamp);
+    row.extend([1; 32]);
+    let mut index = Vec::new();
+    for part in [&[&[2, 1][..], &stamp, &[0]].concat(), b"a".as_slice(), &row] {
+        index.extend(u32::try_from(part.len()).expect("a few bytes").to_le_bytes());
+        index.extend(part);
+    }
     Target {
         name: "ccm-file",
         what: "scan indexes, manifests and the publish key of a content control manager",
@@ -219,7 +225,7 @@ pub(super) fn ccm_file() -> Target {
             with_number(1, &encoded(&base())),
             with_number(2, format!("1 {}\n", "07".repeat(32)).as_bytes()),
             // 128 of three is the third again: a reader has no use for a checksum of what has none.
-            with_number(129, b"PRINDEX1"),
+            with_number(129, b"PRINDEX2"),
         ],
         check: Box::new(|input| {
             let Some(((read, magic), _)) = one_of(&CCM_FILES, input) else { return Shape::refused(&"empty") };
