@@ -162,7 +162,9 @@ fn beside_rsync(dir: &Path, files: &str, repetitions: &str) -> Result<(), Failur
         ratios.sort_by(f64::total_cmp);
         ratios[ratios.len() / 2]
     });
-    println!("{files} files, nothing changed, median of rsync's time: {whole:.3} with both trees in memory, {compared:.3} without (goal 0.6)");
+    println!(
+        "{files} files, nothing changed, median of rsync's time: {whole:.3} with both trees in memory, {compared:.3} without (goal 0.6)"
+    );
     Ok(())
 }
 

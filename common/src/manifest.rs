@@ -13,10 +13,8 @@ use crate::path::{ContentPath, symlink_is_contained};
 pub const MODE_MASK: u32 = 0o777;
 
 /// Hashers of leaves and nodes: their keys are derived once, not for each of a million entries.
-static LEAF: LazyLock<blake3::Hasher> =
-    LazyLock::new(|| blake3::Hasher::new_derive_key("pressrun manifest leaf 1"));
-static NODE: LazyLock<blake3::Hasher> =
-    LazyLock::new(|| blake3::Hasher::new_derive_key("pressrun manifest node 1"));
+static LEAF: LazyLock<blake3::Hasher> = LazyLock::new(|| blake3::Hasher::new_derive_key("pressrun manifest leaf 1"));
+static NODE: LazyLock<blake3::Hasher> = LazyLock::new(|| blake3::Hasher::new_derive_key("pressrun manifest node 1"));
 
 /// One directory, file or symbolic link of a content tree, apart from its path.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

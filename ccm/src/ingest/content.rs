@@ -20,6 +20,7 @@ use std::time::{Duration, SystemTime};
 
 use common::digest::{Digest, Version};
 use common::manifest::{Entry, Manifest};
+use common::path::ContentPath;
 use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, UTIME_NOW};
 
 use super::batch::{Batch, TakeError};
@@ -431,8 +432,9 @@ pub(crate) fn manifest_bytes(manifest: &Manifest) -> Vec<u8> {
 
 /// Reads what [`manifest_bytes`] made; `None` when it is damaged.
 pub(crate) fn parse_manifest(bytes: &[u8]) -> Option<Manifest> {
-    match postcard::take_from_bytes::<Manifest>(sound_body(bytes)?) {
-        Ok((manifest, [])) => Some(manifest),
+    // The bytes of a map are those of a list of pairs; from a list that is in order a map is made at once.
+    match postcard::take_from_bytes::<Vec<(ContentPath, Entry)>>(sound_body(bytes)?) {
+        Ok((entries, [])) => Some(Manifest { entries: entries.into_iter().collect() }),
         Ok(_) | Err(_) => None,
     }
 }

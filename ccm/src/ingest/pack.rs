@@ -88,7 +88,10 @@ pub(super) fn pack_contents(
         return Ok(BTreeMap::new());
     }
     let old = OldFiles::sketch(trees.base, trees.result, &wanted, source, level, watch)?;
-    wanted.sort_by_key(|wanted| (is_packed_already(wanted.path), extension(wanted.path), wanted.path));
+    wanted.sort_by_cached_key(|wanted| {
+        let path = wanted.path;
+        (is_packed_already(path), extension(path), path)
+    });
     let threads = if total <= ALONE_BYTES_MAX { 0 } else { CREW };
     let crew = Crew { spool, level, threads, room: Room::default() };
     let mut extents = BTreeMap::new();
@@ -234,7 +237,8 @@ pub(super) fn extension(path: &ContentPath) -> &str {
 }
 
 fn is_packed_already(path: &ContentPath) -> bool {
-    PACKED_EXTENSIONS.iter().any(|packed| packed.eq_ignore_ascii_case(extension(path)))
+    let extension = extension(path);
+    PACKED_EXTENSIONS.iter().any(|packed| packed.eq_ignore_ascii_case(extension))
 }
 
 /// A block to be packed.

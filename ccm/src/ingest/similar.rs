@@ -62,9 +62,10 @@ impl Sampling {
                 sketch.push(hash(&bytes[at + 1 - STRETCH_BYTES..=at]));
             }
         };
-        for at in 0..part {
-            for lane in 0..LANES {
-                sums[lane] = self.next(sums[lane], parts[lane][at]);
+        let [one, two, three, four] = parts;
+        for (at, (((one, two), three), four)) in one.iter().zip(two).zip(three).zip(four).enumerate() {
+            for (lane, byte) in [one, two, three, four].into_iter().enumerate() {
+                sums[lane] = self.next(sums[lane], *byte);
                 look(sums[lane], begins[lane] + at);
             }
         }
