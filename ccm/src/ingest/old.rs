@@ -25,6 +25,10 @@ const UNIT_BYTES_MAX: u64 = 1 << 20;
 /// time counts most.
 const UNSKETCHED_BYTES_MAX: u64 = 4 << 20;
 
+/// Where time counts most, of so many new bytes the first so many are sketched.
+const FAST_WINDOW_BYTES: usize = 64 << 10;
+const FAST_SKETCHED_BYTES: usize = 16 << 10;
+
 /// Up to this length a file may have too short a sketch to say whether it helps.
 const SILENT_BYTES_MAX: u64 = 8 << 10;
 
@@ -41,7 +45,7 @@ pub(super) struct OldFiles<'a> {
     source: &'a dyn ContentSource,
     files: Vec<Old<'a>>,
     level: Level,
-    pub(super) sampling: Arc<Sampling>,
+    sampling: Arc<Sampling>,
     known: Known,
     /// Known to be what their digests say.
     sound: BTreeSet<u32>,
@@ -170,6 +174,19 @@ impl<'a> OldFiles<'a> {
                 Ok(true)
             }
             Err(error) => self.give_up(number, error),
+        }
+    }
+
+    /// The sketch of new bytes. Where time counts most it is that of the beginning of each window: enough
+    /// to tell which old units are like them, and those that are like little of them are not worth
+    /// reading there.
+    pub(super) fn sketch_new(&self, bytes: &[u8]) -> Vec<u64> {
+        match self.level {
+            Level::Small | Level::Balanced => self.sampling.sketch(bytes),
+            Level::Fast => bytes
+                .chunks(FAST_WINDOW_BYTES)
+                .flat_map(|window| self.sampling.sketch(&window[..window.len().min(FAST_SKETCHED_BYTES)]))
+                .collect(),
         }
     }
 

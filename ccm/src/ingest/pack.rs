@@ -146,7 +146,7 @@ impl Line<'_, '_> {
         let mut extents: Vec<Extent> = Vec::new();
         let mut piece = std::mem::take(&mut self.piece);
         let read = read_pieces(wanted, source, watch, &mut piece, |raw, watch| {
-            let sketch = if sketched { self.old.sampling.sketch(raw) } else { Vec::new() };
+            let sketch = if sketched { self.old.sketch_new(raw) } else { Vec::new() };
             let store = packed_already && !self.old.knows(&sketch);
             let open = if store { &mut self.packed } else { &mut self.open };
             if open.raw.len() + raw.len() > self.level.block_bytes_max() {
