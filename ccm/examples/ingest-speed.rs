@@ -1,9 +1,9 @@
 //! How fast staging trees are compared and change packages built, by the library calls that a publish makes.
 //!
 //! `scripts/bench scan` runs `ingest-speed scan`, beside `rsync -an` between two trees on the same file
-//! system; `scripts/bench-delta` runs `ingest-speed build` on the release pairs of
-//! packages. Times are of the clock, and of the processors where it says so. Memory is what the kernel has seen as the peak of a process of its own, for two numbers
-//! of files, so that what every process takes cancels out.
+//! system, and `ingest-speed memory`; `scripts/bench rate` runs `ingest-speed build`. Times are of the clock, and
+//! of the processors where it says so. Memory is what the kernel has seen as the peak of a process of its
+//! own, for two numbers of files, so that what every process takes cancels out.
 
 use std::fs;
 use std::io::Write as _;

@@ -269,14 +269,10 @@ impl Walker<'_> {
             Refusal { at: path.clone(), error: ScanError::Unreadable { path, source: errno.into() } }
         };
         let directory = match path {
-            None => self.root.as_fd().try_clone_to_owned().map_err(|_| unreadable(Errno::MFILE))?,
-            Some(path) => match open_below(self.root, path, OFlags::RDONLY | OFlags::DIRECTORY) {
-                Ok(directory) => directory,
-                // Removed since it was found: as if it had been empty.
-                Err(Errno::NOENT) => return Ok(()),
-                Err(errno) => return Err(unreadable(errno)),
-            },
+            None => rustix::io::fcntl_dupfd_cloexec(self.root, 0),
+            Some(path) => open_below(self.root, path, OFlags::RDONLY | OFlags::DIRECTORY),
         };
+        let directory = directory.map_err(unreadable)?;
         // Ending in NUL, one after the other.
         let mut names = Vec::new();
         let mut begins = Vec::new();
