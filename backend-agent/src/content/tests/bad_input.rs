@@ -203,7 +203,7 @@ fn a_signature_in_another_form_than_the_one_it_has_is_refused() {
     assert_eq!(carry, 0, "the sum has room");
     assert_eq!(refusal(&site.handle(&same_again)), RefusalCode::BadAssignment);
 
-    // Of small order, which without strictness fits many messages: the neutral point, and zero.
+    // The neutral point and zero, which prove nothing.
     let mut small = file.clone();
     small[at..at + 64].fill(0);
     small[at] = 1;
