@@ -66,7 +66,16 @@ impl Desk {
             let live = format!("/srv/www/{number}");
             let created = WallTime(1);
             store
-                .create_site(&Site { name: site(number), staging, live, exclude: vec![], wan: "auto".into(), created })
+                .create_site(&Site {
+                    name: site(number),
+                    staging,
+                    live,
+                    exclude: vec![],
+                    wan: "auto".into(),
+                    extra: common::assignment::Extra::Remove,
+                    linger_seconds: 0,
+                    created,
+                })
                 .unwrap();
         }
         Self { engine: engine_over(&directory, store), directory }
