@@ -9,6 +9,7 @@ use std::time::Duration;
 use netlab::Host;
 use netlab::farm::{Farm, FarmSpec, Run, SITE};
 use netlab::trees::{self, Plan};
+use netlab::wait::{Changes, wait_for};
 use serde_json::{Value, json};
 
 /// Longest time until a server has done something by itself.
@@ -152,8 +153,11 @@ fn what_a_publish_removes_can_be_reached_until_the_window_is_over() {
     }
     audit(&farm, &["--full"]).done();
     for host in farm.hosts() {
-        farm.wait_live(host, &farm.staging(), PATIENCE);
+        let mut changes = Changes::of([farm.live(host)]).expect("watched");
+        let gone = wait_for(&mut changes, PATIENCE, || (!farm.live(host).join("about.html").exists()).then_some(()));
+        assert!(gone.is_some(), "it still lingers on {host}");
     }
+    farm.assert_live(&farm.hosts(), &farm.staging());
     audit(&farm, &["--full"]).done();
     farm.run(&["rollback", SITE, "--quorum", "100%"]).done();
     assert!(farm.hosts().iter().all(|host| farm.live(*host).join("about.html").exists()));

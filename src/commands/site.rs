@@ -79,9 +79,9 @@ pub(crate) enum Action {
         /// How content crosses the WAN
         #[arg(long, value_enum, default_value = "auto")]
         wan: Wan,
-        /// What becomes of what servers hold and nobody published
-        #[arg(long, value_enum, default_value = "remove")]
-        extra: Extra,
+        /// What becomes of what servers hold and nobody published; left out, it is removed
+        #[arg(long, value_enum)]
+        extra: Option<Extra>,
         /// How long files that a publish removes can still be reached, such as 10m; left out, not at all
         #[arg(long, value_name = "TIME", value_parser = linger)]
         linger: Option<Duration>,
@@ -126,10 +126,15 @@ pub(super) async fn run(args: Args) -> Result<Exit, CommandError> {
     let session = Session::open(&args.client).await?;
     match args.action {
         Action::Create { name, staging, live, exclude, wan, extra, linger } => {
-            let body = json!({
+            let mut body = json!({
                 "name": name, "staging": absolute(&staging)?, "live": live, "exclude": exclude, "wan": wan.as_str(),
-                "extra": extra.as_str(), "linger_seconds": linger.unwrap_or_default().as_secs(),
             });
+            if let Some(extra) = extra {
+                body["extra"] = extra.as_str().into();
+            }
+            if let Some(linger) = linger {
+                body["linger_seconds"] = linger.as_secs().into();
+            }
             let answer = session.client.post("/sites", &body).await?;
             session.show(&answer, |site: Site| {
                 format!("The site {0} is created. `pressrun publish {0} --wait` brings it live.", plain(&site.name))
