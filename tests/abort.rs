@@ -4,11 +4,11 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use netlab::farm::{Farm, FarmSpec, Run};
 use netlab::trees::{self, Plan};
-use netlab::wait::{Changes, wait_for};
+use netlab::wait::{Changes, Signal, wait_for};
 use netlab::{Host, Rate};
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -34,6 +34,16 @@ fn farm(spec: impl FnOnce(FarmSpec) -> FarmSpec) -> (Farm, PathBuf) {
 fn stage_large(farm: &Farm) {
     let large = Plan { seed: 2, bytes: 20_000_000, file_bytes: 200_000 };
     trees::generate(&farm.staging().join("large"), large).expect("staging");
+}
+
+/// Nothing tells that a group was left: it has to be looked at again.
+struct Soon;
+
+impl Signal for Soon {
+    fn wait(&mut self, until: Instant) {
+        let pause = Duration::from_millis(100).min(until.saturating_duration_since(Instant::now()));
+        std::thread::sleep(pause);
+    }
 }
 
 /// The multicast groups that a server listens to.
@@ -79,8 +89,8 @@ fn assert_as_before(farm: &Farm, old: &Path, before: &[BTreeSet<String>]) {
         });
         assert!(gone.is_some(), "{host} still has {left:?}");
     }
-    let groups: Vec<_> = farm.hosts().into_iter().map(|host| groups(farm, host)).collect();
-    assert_eq!(groups, before, "data channels are still listened to");
+    let left = wait_for(&mut Soon, PATIENCE, || (all_groups(farm) == before).then_some(()));
+    assert!(left.is_some(), "data channels are still listened to: {:?}, before {before:?}", all_groups(farm));
     farm.publish(&["--quorum", "100%"]).done();
     farm.assert_live(&farm.hosts(), &farm.staging());
 }

@@ -100,6 +100,15 @@ fn an_audit_names_what_was_changed_deleted_and_added_on_one_server_and_a_repair_
     trees::write(&farm.staging().join("next.txt"), b"next", 0o644).expect("staging");
     let next = farm.publish(&["--quorum", "100%"]).done();
     assert!(next.assignment_bytes() < 20_000, "{next}");
+
+    // More than fits into a datagram: all are counted, the first are named.
+    for number in 0..300 {
+        let name = format!("{number:03}-{}", "x".repeat(180));
+        fs::write(farm.live(damaged).join(name), "mine").expect("adds");
+    }
+    let run = audit(&farm, &[]).ends(3, "partial");
+    let server = run.server(&damaged.to_string()).expect("reported");
+    assert_eq!((server.reason.as_str(), found(&run, damaged).len()), ("300 extra", 20), "{run}");
 }
 
 #[test]

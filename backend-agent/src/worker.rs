@@ -28,8 +28,8 @@ use crate::identity::{IdentityError, write_private};
 /// How often an idle worker looks for what can go.
 const TIDY_INTERVAL: Duration = Duration::from_secs(60);
 /// Shortest pause before it looks again for files that have lingered for long enough: one that cannot be
-/// taken away must not keep the thread busy.
-const SWEEP_PAUSE: Duration = Duration::from_secs(1);
+/// taken away, or waits for a commit, must not keep the thread busy. 5 s: nobody counts seconds here.
+const SWEEP_PAUSE: Duration = Duration::from_secs(5);
 /// How long an audit is worked on before somebody else gets a turn. 50 ms: commits have seconds.
 const AUDIT_SLICE: Duration = Duration::from_millis(50);
 

@@ -12,7 +12,7 @@ use crate::exit::{CommandError, Exit};
 /// What the exit codes say of an audit; the others are as for every command.
 const EXIT_CODES: &str = "Exit codes with --wait:
   0  every server's live tree is what was signed, or is again
-  1  nothing was looked at, for a reason that is printed
+  1  nothing was looked at, or nothing could be repaired, for a reason that is printed
   3  a server has drifted, or is not known to be clean
   7  out of time";
 

@@ -73,7 +73,8 @@ impl SiteTrees {
         result: &Manifest,
     ) -> Result<Header, ContentError> {
         let mut header = header.clone();
-        let Some(live) = live else { return Ok(header) };
+        let is_plain = header.extra == Extra::Remove && header.linger_seconds == 0 && self.lingering.paths.is_empty();
+        let Some(live) = live.filter(|_| !is_plain) else { return Ok(header) };
         let version = self.body().live.version;
         let old = match version {
             Some(version) => self.manifest(version)?,

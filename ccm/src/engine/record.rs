@@ -140,7 +140,12 @@ impl Recorder {
 
     /// Whether nothing was said of a server yet.
     pub(super) fn is_waiting(&self, server: ServerId) -> bool {
-        self.servers.get(&server).is_some_and(|entry| entry.state == WAITING)
+        self.stands(server, WAITING)
+    }
+
+    /// Whether a server stands there.
+    pub(super) fn stands(&self, server: ServerId, state: &str) -> bool {
+        self.servers.get(&server).is_some_and(|entry| entry.state == state)
     }
 
     /// How many servers stand there.

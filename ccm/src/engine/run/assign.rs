@@ -18,7 +18,7 @@ use crate::ingest::inventory::needed_of;
 use crate::store::{RunKind, RunState, ServerRecord, View};
 
 /// State of a server that a synchronization left alone.
-const CURRENT: &str = "current";
+pub(super) const CURRENT: &str = "current";
 
 impl Execution {
     /// Ingest and build: which version, from which base, with what content.

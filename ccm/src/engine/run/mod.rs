@@ -146,6 +146,8 @@ impl Execution {
             members.extend(engine.store.server(&id)?);
         }
         let recorder = Recorder::new(&run, &members);
+        // Those that a synchronization left alone before a restart.
+        members.retain(|member| !recorder.stands(member.id, assign::CURRENT));
         let cancel = engine.cancel_flag(run.run);
         Ok(Self { engine, run, request, resume, site, group, members, recorder, cancel })
     }
