@@ -1,6 +1,8 @@
 //! The API's answers, as far as people are shown them. What a later release adds is passed over,
 //! and what an earlier one does not have is empty.
 
+use std::collections::BTreeMap;
+
 use serde::Deserialize;
 
 /// A list.
@@ -75,6 +77,23 @@ pub(crate) struct RunServer {
     pub(crate) segment: String,
     pub(crate) state: String,
     pub(crate) reason: Option<String>,
+    pub(crate) audit: Option<AuditReport>,
+}
+
+/// What a server found in its live tree.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct AuditReport {
+    pub(crate) counts: BTreeMap<String, u64>,
+    pub(crate) findings: Vec<Finding>,
+}
+
+/// One path that is not as it was signed.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Finding {
+    pub(crate) difference: String,
+    pub(crate) path: String,
 }
 
 /// A hosted site.
@@ -86,6 +105,8 @@ pub(crate) struct Site {
     pub(crate) live: String,
     pub(crate) exclude: Vec<String>,
     pub(crate) wan: String,
+    pub(crate) extra: String,
+    pub(crate) linger_seconds: u64,
     pub(crate) groups: Vec<Group>,
 }
 

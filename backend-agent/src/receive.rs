@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use common::decline::DeclineCode;
 use common::digest::Digest;
-use common::ids::ServerId;
+use common::ids::{AssignmentNumber, ServerId};
 use common::ticket::Ticket;
 use common::time::Timestamp;
 use lan_channel::envelope::SegmentKey;
@@ -176,6 +176,8 @@ pub struct Receptions {
     config: ReceiverConfig,
     sessions: BTreeMap<u32, Reception>,
     remains: BTreeMap<Digest, Remains>,
+    /// Objects that sessions brought a part of, by what they are for.
+    unfinished: BTreeMap<AssignmentNumber, Digest>,
     early: VecDeque<(Timestamp, Vec<u8>)>,
     early_bytes: usize,
     /// Sessions of which frames came since they were last settled.
@@ -200,6 +202,7 @@ impl Receptions {
             config: ReceiverConfig::default(),
             sessions: BTreeMap::new(),
             remains,
+            unfinished: BTreeMap::new(),
             early: VecDeque::new(),
             early_bytes: 0,
             unsettled: BTreeSet::new(),
@@ -481,9 +484,26 @@ impl Receptions {
         }
     }
 
+    /// An assignment was undone: sessions that bring it end, and what they brought goes.
+    pub fn call_off(&mut self, assignment: AssignmentNumber, now: Timestamp) {
+        let objects: BTreeSet<Digest> = self
+            .sessions
+            .values()
+            .map(|reception| &reception.announced.ticket)
+            .filter(|ticket| ticket.assignment == assignment)
+            .map(|ticket| ticket.object)
+            .chain(self.unfinished.remove(&assignment))
+            .collect();
+        for object in objects {
+            self.abandon(object, now);
+            self.forget(object);
+        }
+    }
+
     /// The object is not wanted any more.
     pub fn forget(&mut self, object: Digest) {
         self.remains.remove(&object);
+        self.unfinished.retain(|_, unfinished| *unfinished != object);
         spool::forget(&self.directory, object);
     }
 
@@ -570,6 +590,7 @@ impl Receptions {
         {
             reception.write_out(now);
             let object = reception.announced.ticket.object;
+            self.unfinished.insert(reception.announced.ticket.assignment, object);
             self.remains.insert(object, Remains::of(&reception.geometry, reception.receiver.held()));
         }
     }

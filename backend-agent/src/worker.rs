@@ -3,30 +3,35 @@
 //! The worker also remembers which sites this server hosts, so that it can say what is live after a
 //! restart before anything is published.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc;
 use std::thread;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
-use common::assignment::{AssignmentReader, Limits};
+use common::assignment::{AssignmentReader, Header, Kind, Limits};
 use common::digest::Version;
 use common::errors::chain;
-use common::ids::{ClusterId, ServerId, ServerName, SiteName};
+use common::ids::{AssignmentNumber, ClusterId, ServerId, ServerName, SiteName};
 use common::keys::PublishKeys;
 use common::outcome::{Outcome, Refusal, RefusalCode, SiteState};
 use common::ticket::Ticket;
 use common::time::WallTime;
 use serde::{Deserialize, Serialize};
 
-use crate::content::SiteTrees;
+use crate::content::{Audit, SiteTrees};
 use crate::hooks::{HookFailed, Hooks, Moment};
 use crate::identity::{IdentityError, write_private};
 
 /// How often an idle worker looks for what can go.
 const TIDY_INTERVAL: Duration = Duration::from_secs(60);
+/// Shortest pause before it looks again for files that have lingered for long enough: one that cannot be
+/// taken away, or waits for a commit, must not keep the thread busy. 5 s: nobody counts seconds here.
+const SWEEP_PAUSE: Duration = Duration::from_secs(5);
+/// How long an audit is worked on before somebody else gets a turn. 50 ms: commits have seconds.
+const AUDIT_SLICE: Duration = Duration::from_millis(50);
 
 /// An assignment whose object is here, complete and verified.
 #[derive(Debug)]
@@ -44,6 +49,8 @@ pub struct Done {
     pub ticket: Ticket,
     /// What became of it.
     pub outcome: Outcome,
+    /// The prepared assignment that it undid: what there is of that is not wanted any more.
+    pub undone: Option<AssignmentNumber>,
     /// What this server holds now, of all sites.
     pub states: Vec<SiteState>,
 }
@@ -94,21 +101,30 @@ impl Worker {
         let (jobs, queue) = mpsc::channel::<Job>();
         let run = move || {
             sites.after_crashes();
+            let mut audits = Audits::new();
             let mut next = queue.recv().ok();
             while let Some(job) = next {
-                let outcome = sites.apply(&job);
-                done(Done { ticket: job.ticket, outcome, states: sites.states() });
-                next = match queue.try_recv() {
-                    Ok(job) => Some(job),
-                    Err(mpsc::TryRecvError::Disconnected) => None,
-                    Err(mpsc::TryRecvError::Empty) => loop {
-                        sites.tidy();
-                        match queue.recv_timeout(TIDY_INTERVAL) {
-                            Ok(job) => break Some(job),
-                            Err(mpsc::RecvTimeoutError::Timeout) => {}
-                            Err(mpsc::RecvTimeoutError::Disconnected) => break None,
+                if let Some((outcome, undone)) = sites.apply(&job, &mut audits) {
+                    done(Done { ticket: job.ticket, outcome, undone, states: sites.states() });
+                }
+                next = loop {
+                    match queue.try_recv() {
+                        Ok(job) => break Some(job),
+                        Err(mpsc::TryRecvError::Disconnected) => break None,
+                        Err(mpsc::TryRecvError::Empty) => {}
+                    }
+                    if !audits.is_empty() {
+                        if let Some((ticket, outcome)) = sites.audit_on(&mut audits) {
+                            done(Done { ticket, outcome, undone: None, states: sites.states() });
                         }
-                    },
+                        continue;
+                    }
+                    sites.tidy();
+                    match queue.recv_timeout(sites.idle_max()) {
+                        Ok(job) => break Some(job),
+                        Err(mpsc::RecvTimeoutError::Timeout) => {}
+                        Err(mpsc::RecvTimeoutError::Disconnected) => break None,
+                    }
                 };
             }
         };
@@ -133,6 +149,12 @@ struct Sites {
     notes: Notes,
     open: BTreeMap<SiteName, SiteTrees>,
 }
+
+/// What became of a job, and the prepared assignment that it undid.
+type Applied = (Outcome, Option<AssignmentNumber>);
+
+/// Audits under way, each a slice at a time in turn.
+type Audits = VecDeque<(Ticket, Audit)>;
 
 impl Sites {
     fn open(scope: Scope) -> Result<Self, IdentityError> {
@@ -159,6 +181,14 @@ impl Sites {
         self.open.values().map(SiteTrees::state).collect()
     }
 
+    /// How long there is nothing to tidy.
+    fn idle_max(&self) -> Duration {
+        let now = wall_time();
+        let due = self.open.values().filter_map(SiteTrees::sweep_due).min();
+        let until_due = due.map(|due| Duration::from_millis(due.0.saturating_sub(now.0)).max(SWEEP_PAUSE));
+        until_due.map_or(TIDY_INTERVAL, |due| due.min(TIDY_INTERVAL))
+    }
+
     /// Removes trees that nobody needs, and staged ones whose time is over.
     fn tidy(&mut self) {
         for (site, trees) in &mut self.open {
@@ -166,7 +196,8 @@ impl Sites {
             if let Ok(Some(assignment)) = dropped {
                 tracing::info!(%site, %assignment, "what was prepared was never decided upon and is dropped");
             }
-            for refusal in [dropped.err(), trees.clean().err()].into_iter().flatten() {
+            let swept = trees.take_away_lingering(wall_time());
+            for refusal in [dropped.err(), swept.err(), trees.clean().err()].into_iter().flatten() {
                 tracing::warn!(%site, reason = refusal.reason, "what is not needed could not be removed");
             }
         }
@@ -208,14 +239,32 @@ impl Sites {
         }
     }
 
-    fn apply(&mut self, job: &Job) -> Outcome {
-        self.try_apply(job).unwrap_or_else(|refusal| {
+    /// `None` when it is an audit, which goes on from here.
+    fn apply(&mut self, job: &Job, audits: &mut Audits) -> Option<Applied> {
+        self.try_apply(job, audits).unwrap_or_else(|refusal| {
             tracing::warn!(assignment = %job.ticket.assignment, reason = refusal.reason, "an assignment is refused");
-            Outcome::Refused(refusal)
+            Some((Outcome::Refused(refusal), None))
         })
     }
 
-    fn try_apply(&mut self, job: &Job) -> Result<Outcome, Refusal> {
+    /// Works on the audit whose turn it is; gives it back with its outcome when it is over.
+    fn audit_on(&mut self, audits: &mut Audits) -> Option<(Ticket, Outcome)> {
+        let (ticket, mut audit) = audits.pop_front()?;
+        let Some(trees) = self.open.get_mut(&ticket.site) else {
+            let reason = format!("the trees of {} are not open", ticket.site);
+            return Some((ticket, Outcome::Refused(Refusal { code: RefusalCode::Io, reason })));
+        };
+        let until = Instant::now() + AUDIT_SLICE;
+        match trees.continue_audit(&mut audit, || Instant::now() < until) {
+            Some(outcome) => Some((ticket, outcome)),
+            None => {
+                audits.push_back((ticket, audit));
+                None
+            }
+        }
+    }
+
+    fn try_apply(&mut self, job: &Job, audits: &mut Audits) -> Result<Option<Applied>, Refusal> {
         let refused = |code, reason: String| Refusal { code, reason };
         let open = || {
             File::open(&job.object)
@@ -223,7 +272,8 @@ impl Sites {
         };
         let reader = AssignmentReader::open(open()?, &self.scope.keys, &Limits::default())
             .map_err(|error| refused(RefusalCode::BadAssignment, chain(&error)))?;
-        let header = reader.header();
+        let header = reader.header().clone();
+        drop(reader);
         if header.site != job.ticket.site || header.number != job.ticket.assignment {
             let reason = format!(
                 "the ticket announced assignment {} of {}, the file is assignment {} of {}",
@@ -237,12 +287,39 @@ impl Sites {
             None => PathBuf::from(header.live.directory.replace("{server}", self.scope.name.as_str())),
         };
         let (cluster, server, keys) = (self.scope.cluster, self.scope.server, self.scope.keys.clone());
+        if let Kind::Audit { full } = header.kind {
+            let audit = self.trees(&site, &live)?.begin_audit(&header, full, cluster, server, wall_time())?;
+            audits.push_back((job.ticket.clone(), audit));
+            return Ok(None);
+        }
+        self.expect_repair(&header);
         let outcome = self.trees(&site, &live)?.handle(open()?, cluster, server, &keys, wall_time());
-        match (self.after_switch(&site), outcome) {
+        let undone = match header.kind {
+            Kind::Undo { prepared } if matches!(outcome, Outcome::Undone { .. }) => Some(prepared),
+            Kind::Undo { .. }
+            | Kind::Prepare
+            | Kind::Inventory
+            | Kind::Commit { .. }
+            | Kind::Rollback
+            | Kind::Audit { .. } => None,
+        };
+        let outcome = match (self.after_switch(&site), outcome) {
             (Err(error), Outcome::Committed { version }) => {
-                Ok(Outcome::CommittedHookFailed { version, reason: chain(&error) })
+                Outcome::CommittedHookFailed { version, reason: chain(&error) }
             }
-            (Ok(()) | Err(_), outcome) => Ok(outcome),
+            (Ok(()) | Err(_), outcome) => outcome,
+        };
+        Ok(Some((outcome, undone)))
+    }
+
+    /// A commit of the version that is live already repairs a tree that had drifted: what the hooks
+    /// after the switch ran for is not what will be live, although its version is the same.
+    fn expect_repair(&mut self, header: &Header) {
+        let Kind::Commit { prepared } = header.kind else { return };
+        let Some(state) = self.open.get(&header.site).map(SiteTrees::state) else { return };
+        let repairs = state.prepared.is_some_and(|(number, version)| number == prepared && state.live == Some(version));
+        if repairs && self.notes.hooked.remove(&header.site).is_some() {
+            self.write_notes();
         }
     }
 

@@ -9,6 +9,8 @@ use crate::path::ContentPath;
 
 /// Most patterns a site can have.
 pub const PATTERNS_MAX: usize = 1000;
+/// Most patterns of a tree on a server: those of its site, and single paths that a server leaves alone.
+pub const TREE_PATTERNS_MAX: usize = 6000;
 
 /// A pattern that cannot be understood.
 #[derive(Debug, thiserror::Error)]
@@ -21,11 +23,13 @@ pub enum ExcludeError {
         /// What is wrong with it.
         source: ignore::Error,
     },
-    /// More than [`PATTERNS_MAX`].
-    #[error("{count} exclude patterns are more than the {PATTERNS_MAX} that a site can have")]
+    /// More than [`PATTERNS_MAX`], or of a tree [`TREE_PATTERNS_MAX`].
+    #[error("{count} exclude patterns are more than the {max} that there can be")]
     TooMany {
         /// How many there are.
         count: usize,
+        /// How many there can be.
+        max: usize,
     },
 }
 
@@ -47,8 +51,21 @@ impl Exclude {
     /// # Errors
     /// [`ExcludeError`] names the first pattern that is not understood.
     pub fn new<S: AsRef<str>>(patterns: &[S]) -> Result<Self, ExcludeError> {
-        if patterns.len() > PATTERNS_MAX {
-            return Err(ExcludeError::TooMany { count: patterns.len() });
+        Self::at_most(PATTERNS_MAX, patterns)
+    }
+
+    /// As [`Self::new`] for what a tree on a server leaves alone: the patterns of its site, and paths of
+    /// its own ([`pattern_of`]).
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub fn of_tree<S: AsRef<str>>(patterns: &[S]) -> Result<Self, ExcludeError> {
+        Self::at_most(TREE_PATTERNS_MAX, patterns)
+    }
+
+    fn at_most<S: AsRef<str>>(max: usize, patterns: &[S]) -> Result<Self, ExcludeError> {
+        if patterns.len() > max {
+            return Err(ExcludeError::TooMany { count: patterns.len(), max });
         }
         let mut builder = GitignoreBuilder::new("");
         builder.allow_unclosed_class(false);
@@ -91,9 +108,75 @@ impl Exclude {
     }
 }
 
+/// The pattern that matches just this path, and what is below it.
+#[must_use]
+pub fn pattern_of(path: &ContentPath) -> String {
+    let text = path.as_str();
+    let mut pattern = String::with_capacity(text.len() + 8);
+    pattern.push('/');
+    for (at, letter) in text.char_indices() {
+        let is_last = at + letter.len_utf8() == text.len();
+        if is_last && letter.is_whitespace() {
+            // At the end of a pattern white space is cut off, whatever stands before it.
+            pattern.push('{');
+            pattern.push(letter);
+            pattern.push('}');
+            continue;
+        }
+        if matches!(letter, '\\' | '*' | '?' | '[' | ']' | '{' | '}' | '!' | '#') {
+            pattern.push('\\');
+        }
+        pattern.push(letter);
+    }
+    pattern
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_pattern_of_a_path_matches_it_and_what_is_below_and_nothing_else() {
+        let path = |text: &str| text.parse::<ContentPath>().expect("good path");
+        let odd = [
+            "a",
+            "a/b.c",
+            "*",
+            "a*b",
+            "?",
+            "[a]",
+            "{a,b}",
+            "a\\b",
+            "\\",
+            "!a",
+            "#a",
+            " a",
+            "a ",
+            "a b",
+            "x/ ",
+            "a\u{3000}",
+            "a\u{a0}",
+            "**",
+            "a/**/b",
+            "-",
+            "[!a]",
+            "a]",
+            "\u{1f600}",
+        ];
+        for text in odd {
+            let exclude = Exclude::new(&[pattern_of(&path(text))]).expect("a good pattern");
+            for is_directory in [false, true] {
+                assert!(exclude.covers(&path(text), is_directory), "{text:?}");
+            }
+            assert!(exclude.covers(&path(text).join("below").expect("good"), false), "{text:?}");
+            let deeper = path("deeper").join(text.split('/').next().unwrap_or(text)).expect("good");
+            assert!(!exclude.covers(&deeper, false), "{text:?}");
+            for other in odd.iter().filter(|other| **other != text) {
+                let is_below = other.starts_with(&format!("{text}/"));
+                assert_eq!(exclude.covers(&path(other), false), is_below, "{text:?} {other:?}");
+            }
+        }
+    }
 
     #[test]
     fn patterns_mean_what_they_mean_in_a_gitignore_file() {

@@ -3,13 +3,14 @@
 //! In reading order: who and what things are called ([`ids`], [`path`]), what a tree of content is
 //! ([`digest`], [`manifest`], [`exclude`]), what is ordered to be done with it ([`assignment`]),
 //! why it is believed ([`keys`], [`credential`], [`ticket`]), who takes part ([`fleet`]), where data travels on a segment ([`channel`]), what
-//! came of it ([`outcome`]), how the parts talk ([`control`], [`framing`]), and how things are printed
+//! came of it ([`outcome`], [`audit`]), how the parts talk ([`control`], [`framing`]), and how things are printed
 //! ([`errors`], [`hex`]).
 //!
 //! Absences: no sockets, no tokio, no files, no clock. Randomness appears only where keys and ids
 //! are made.
 
 pub mod assignment;
+pub mod audit;
 pub mod channel;
 pub mod control;
 pub mod credential;

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::audit::AuditReport;
 use crate::digest::Version;
 use crate::ids::{AssignmentNumber, Sequence, ServerId, SiteName};
 
@@ -42,6 +43,8 @@ pub enum RefusalCode {
     Expired,
     /// A hook of the server's administrator did not let the staged tree pass.
     HookFailed,
+    /// Live holds what nobody published, and the site's policy is to fail then, or more than can be kept.
+    ExtraContent,
 }
 
 /// Why a server did not do what was ordered.
@@ -85,6 +88,8 @@ pub enum Outcome {
         /// For people: which hook, how, and the last that it said, in one line.
         reason: String,
     },
+    /// For an audit: how live differs from what was signed.
+    Audited(AuditReport),
 }
 
 impl Outcome {
@@ -93,7 +98,12 @@ impl Outcome {
     pub fn committed(&self) -> Option<Version> {
         match self {
             Self::Committed { version } | Self::CommittedHookFailed { version, .. } => Some(*version),
-            Self::Received | Self::Missing(_) | Self::Prepared { .. } | Self::Undone { .. } | Self::Refused(_) => None,
+            Self::Received
+            | Self::Missing(_)
+            | Self::Prepared { .. }
+            | Self::Undone { .. }
+            | Self::Refused(_)
+            | Self::Audited(_) => None,
         }
     }
 }

@@ -1,16 +1,16 @@
 //! Assignment files of every format that was ever written, as they were written: they are read, or
 //! refused by the name of their format.
 //!
-//! `golden/assignment-2.pressrun` was written by [`write_anew`] below; a new format gets a new file,
-//! and the old ones stay.
+//! `golden/assignment-3.pressrun` was written by [`write_anew`] below, `assignment-2.pressrun` by what it was
+//! then; a new format gets a new file, and the old ones stay.
 
 #![allow(clippy::unwrap_used, reason = "what goes wrong in it is a failed test")]
 
 use std::io::Cursor;
 
 use pressrun_common::assignment::{
-    AssignmentError, AssignmentReader, Base, BlockInfo, Codec, Command, Content, Draft, Effect, Extent, FORMAT, Kind,
-    Limits, LivePolicy, Stretch, head, pack,
+    AssignmentError, AssignmentReader, Base, BlockInfo, Codec, Command, Content, Draft, Effect, Extent, Extra, FORMAT,
+    Kind, Limits, LivePolicy, Stretch, head, pack,
 };
 use pressrun_common::digest::{Digest, Version};
 use pressrun_common::ids::{AssignmentNumber, ClusterId, RunNumber, Sequence, ServerId};
@@ -20,7 +20,12 @@ use pressrun_common::time::WallTime;
 
 /// The file of the newest format.
 fn golden() -> Vec<u8> {
-    std::fs::read(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/assignment-2.pressrun")).unwrap()
+    golden_of(FORMAT)
+}
+
+fn golden_of(format: u16) -> Vec<u8> {
+    let name = format!("{}/tests/golden/assignment-{format}.pressrun", env!("CARGO_MANIFEST_DIR"));
+    std::fs::read(name).unwrap()
 }
 
 const OLD: &[u8] = b"The old text, which is long enough to be worth referring to, and to be changed a little.";
@@ -75,6 +80,8 @@ fn draft() -> Draft {
         },
         created: WallTime(1_700_000_000_000),
         expires: WallTime(1_700_086_400_000),
+        extra: Extra::Keep,
+        linger_seconds: 600,
     }
 }
 
@@ -99,15 +106,15 @@ fn write_anew() -> Vec<u8> {
     file
 }
 
-#[test]
-fn an_assignment_of_format_2_is_read_as_it_was_meant() {
+/// A file is read as it was meant: these were its draft, effect, commands and blocks.
+fn assert_read(file: Vec<u8>, draft: &Draft) {
     let keys = PublishKeys { keys: vec![(3, key().key.public())] };
-    let mut reader = AssignmentReader::open(Cursor::new(golden()), &keys, &Limits::default()).unwrap();
+    let mut reader = AssignmentReader::open(Cursor::new(file), &keys, &Limits::default()).unwrap();
     assert_eq!(reader.commands(), commands());
     let header = reader.header();
     // Each field of what was said stands in the header as it is.
     let read = serde_json::to_value(header).unwrap();
-    for said in [serde_json::to_value(draft()).unwrap(), serde_json::to_value(effect()).unwrap()] {
+    for said in [serde_json::to_value(draft).unwrap(), serde_json::to_value(effect()).unwrap()] {
         for (field, value) in said.as_object().unwrap() {
             assert_eq!(&read[field], value, "{field}");
         }
@@ -116,6 +123,16 @@ fn an_assignment_of_format_2_is_read_as_it_was_meant() {
     assert_eq!(reader.blocks()[0].reference.len(), 2);
     assert_eq!(reader.read_block(0, Some(OLD)).unwrap(), NEW);
     assert_eq!(reader.read_block(1, None).unwrap(), b"stored");
+}
+
+#[test]
+fn an_assignment_of_format_3_is_read_as_it_was_meant() {
+    assert_read(golden_of(3), &draft());
+}
+
+#[test]
+fn an_assignment_of_format_2_says_nothing_of_what_nobody_published_or_lingers() {
+    assert_read(golden_of(2), &Draft { extra: Extra::Remove, linger_seconds: 0, ..draft() });
 }
 
 #[test]
@@ -133,6 +150,14 @@ fn what_is_written_now_has_the_format_of_the_newest_golden_file() {
 
 #[test]
 fn other_formats_are_refused_by_name() {
+    // A file that says it is of another format than it is has a header that is too short or too long.
+    for (really, said) in [(2, 3), (3, 2)] {
+        let mut other = golden_of(really);
+        other[8..10].copy_from_slice(&u16::to_le_bytes(said));
+        let keys = PublishKeys { keys: vec![(3, key().key.public())] };
+        let refused = AssignmentReader::open(Cursor::new(other), &keys, &Limits::default());
+        assert!(matches!(refused, Err(AssignmentError::Malformed { part: "header" })), "{really} as {said}");
+    }
     for format in [0, 1, FORMAT + 1, u16::MAX] {
         let mut other = golden();
         other[8..10].copy_from_slice(&format.to_le_bytes());

@@ -2,6 +2,7 @@
 
 pub(crate) mod agent;
 pub(crate) mod assignment;
+mod audit;
 pub(crate) mod ccm;
 mod checkpoint;
 mod demo;
@@ -9,6 +10,7 @@ mod diff;
 pub(crate) mod doctor;
 mod events;
 mod group;
+mod mend;
 mod publish;
 mod rollback;
 mod run;
@@ -70,6 +72,12 @@ pub(crate) enum Command {
     Publish(publish::Args),
     /// Go back to the version that was live before
     Rollback(rollback::Args),
+    /// Look whether live trees still are what was published, and repair them if asked
+    Audit(audit::Args),
+    /// Bring servers that have something else live to what their group has; this also happens by itself
+    Synchronize(mend::Args),
+    /// Send servers everything that is live in their group, whatever they have
+    Replicate(mend::Args),
     /// Keep versions of a site, and go back to them
     Checkpoint(checkpoint::Args),
     /// List runs, newest first
@@ -107,6 +115,8 @@ impl Command {
             Self::Diff(args) => args.client.json,
             Self::Publish(args) => args.client.json,
             Self::Rollback(args) => args.client.json,
+            Self::Audit(args) => args.client.json,
+            Self::Synchronize(args) | Self::Replicate(args) => args.client.json,
             Self::Checkpoint(args) => args.client.json,
             Self::Runs(args) => args.client.json,
             Self::Run(args) => args.client.json,
@@ -147,6 +157,9 @@ pub(crate) async fn run(command: Command) -> Result<Exit, CommandError> {
         Command::Diff(args) => diff::run(args).await,
         Command::Publish(args) => publish::run(args).await,
         Command::Rollback(args) => rollback::run(args).await,
+        Command::Audit(args) => audit::run(args).await,
+        Command::Synchronize(args) => mend::run(args, "synchronize").await,
+        Command::Replicate(args) => mend::run(args, "replicate").await,
         Command::Checkpoint(args) => checkpoint::run(args).await,
         Command::Runs(args) => runs::run(args).await,
         Command::Run(args) => run::run(args).await,

@@ -100,5 +100,20 @@ pub(super) fn describe(run: &Run) -> String {
         text.push('\n');
         text.push_str(&table.render());
     }
+    let mut found = Table::new(&["SERVER", "DIFFERENCE", "PATH"]);
+    for server in &run.servers {
+        let Some(audit) = &server.audit else { continue };
+        for finding in &audit.findings {
+            found.row([server.server.clone(), finding.difference.clone(), finding.path.clone()]);
+        }
+        let unnamed = audit.counts.values().sum::<u64>().saturating_sub(audit.findings.len() as u64);
+        if unnamed > 0 {
+            found.row([server.server.clone(), String::new(), format!("and {unnamed} more")]);
+        }
+    }
+    if !found.is_empty() {
+        text.push('\n');
+        text.push_str(&found.render());
+    }
     text
 }

@@ -34,6 +34,12 @@ pub(crate) enum Action {
         /// The checkpoint, for --action restore
         #[arg(long, value_name = "NAME", required_if_eq("action", "restore"))]
         checkpoint: Option<CheckpointName>,
+        /// For --action audit: read every file
+        #[arg(long)]
+        full: bool,
+        /// For --action audit: bring back what has drifted
+        #[arg(long)]
+        repair: bool,
         /// Content group; needed only when the site has several
         #[arg(long)]
         group: Option<GroupName>,
@@ -100,6 +106,8 @@ pub(crate) enum What {
     Restore,
     /// Keep what is live as a checkpoint
     Checkpoint,
+    /// Look whether live trees still are what was published
+    Audit,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -119,13 +127,27 @@ pub(super) async fn run(args: Args) -> Result<Exit, CommandError> {
     let session = Session::open(&args.client).await?;
     let path = |name: &ScheduleName| format!("/schedules/{name}");
     match args.action {
-        Action::Create { name, site, action, at, cron, zone, checkpoint, group, quorum, conflict, missed } => {
+        Action::Create {
+            name,
+            site,
+            action,
+            at,
+            cron,
+            zone,
+            checkpoint,
+            full,
+            repair,
+            group,
+            quorum,
+            conflict,
+            missed,
+        } => {
             let zone = zone.unwrap_or_else(own_zone);
             let at = at.map(|at| instant(&at, &zone)).transpose()?;
             let body = json!({
                 "name": name, "site": site, "group": group, "action": word(&action), "checkpoint": checkpoint,
                 "at": at, "cron": cron, "zone": cron.is_some().then_some(zone), "quorum": quorum,
-                "conflict": word(&conflict), "missed": word(&missed),
+                "conflict": word(&conflict), "missed": word(&missed), "full": full, "repair": repair,
             });
             let answer = session.client.post("/schedules", &body).await?;
             session.show(&answer, |schedule| describe(&schedule))

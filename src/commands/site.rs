@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use common::ids::SiteName;
 use serde_json::json;
@@ -34,6 +35,32 @@ impl Wan {
     }
 }
 
+/// What becomes of what servers hold and nobody published.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Extra {
+    /// It does not come along to the next version
+    Remove,
+    /// It comes along
+    Keep,
+    /// A server that holds any does not take part in a publish, and says what it found
+    Fail,
+}
+
+impl Extra {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Remove => "remove",
+            Self::Keep => "keep",
+            Self::Fail => "fail",
+        }
+    }
+}
+
+/// A duration of whole seconds; none at all is one.
+fn linger(text: &str) -> Result<Duration, String> {
+    if text == "0" || text == "0s" { Ok(Duration::ZERO) } else { super::duration(text) }
+}
+
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum Action {
     /// Create a site
@@ -52,6 +79,24 @@ pub(crate) enum Action {
         /// How content crosses the WAN
         #[arg(long, value_enum, default_value = "auto")]
         wan: Wan,
+        /// What becomes of what servers hold and nobody published; left out, it is removed
+        #[arg(long, value_enum)]
+        extra: Option<Extra>,
+        /// How long files that a publish removes can still be reached, such as 10m; left out, not at all
+        #[arg(long, value_name = "TIME", value_parser = linger)]
+        linger: Option<Duration>,
+    },
+    /// Change what a site does about files that nobody published, and about those that a publish removes
+    #[command(group = clap::ArgGroup::new("what").required(true).multiple(true).args(["extra", "linger"]))]
+    Set {
+        /// Which
+        name: SiteName,
+        /// What becomes of what servers hold and nobody published
+        #[arg(long, value_enum)]
+        extra: Option<Extra>,
+        /// How long files that a publish removes can still be reached, such as 10m; 0s: not at all
+        #[arg(long, value_name = "TIME", value_parser = linger)]
+        linger: Option<Duration>,
     },
     /// List the sites
     List,
@@ -80,14 +125,26 @@ fn absolute(path: &Path) -> Result<String, CommandError> {
 pub(super) async fn run(args: Args) -> Result<Exit, CommandError> {
     let session = Session::open(&args.client).await?;
     match args.action {
-        Action::Create { name, staging, live, exclude, wan } => {
-            let body = json!({
+        Action::Create { name, staging, live, exclude, wan, extra, linger } => {
+            let mut body = json!({
                 "name": name, "staging": absolute(&staging)?, "live": live, "exclude": exclude, "wan": wan.as_str(),
             });
+            if let Some(extra) = extra {
+                body["extra"] = extra.as_str().into();
+            }
+            if let Some(linger) = linger {
+                body["linger_seconds"] = linger.as_secs().into();
+            }
             let answer = session.client.post("/sites", &body).await?;
             session.show(&answer, |site: Site| {
                 format!("The site {0} is created. `pressrun publish {0} --wait` brings it live.", plain(&site.name))
             })
+        }
+        Action::Set { name, extra, linger } => {
+            let body =
+                json!({ "extra": extra.map(Extra::as_str), "linger_seconds": linger.map(|time| time.as_secs()) });
+            let answer = session.client.post(&format!("/sites/{name}/policy"), &body).await?;
+            session.show(&answer, |site: Site| describe(&site))
         }
         Action::List => {
             let answer = session.client.get("/sites").await?;
@@ -120,12 +177,15 @@ pub(super) async fn run(args: Args) -> Result<Exit, CommandError> {
 fn describe(site: &Site) -> String {
     let mut text = String::new();
     let excluded = or_dash(Some(&site.exclude.join("  ")));
+    let lingers = if site.linger_seconds == 0 { "-".to_owned() } else { format!("{} s", site.linger_seconds) };
     let lines = [
         ("Site", &site.name),
         ("Staging", &site.staging),
         ("Live", &site.live),
         ("Excluded", &excluded),
         ("WAN", &site.wan),
+        ("Extra", &site.extra),
+        ("Lingers", &lingers),
     ];
     for (title, value) in lines {
         writeln!(text, "{title:<10}{}", plain(value)).expect("writing to a string");

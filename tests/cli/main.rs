@@ -127,6 +127,59 @@ fn flags_reach_the_api() {
 }
 
 #[test]
+fn what_an_audit_found_is_told_by_server_and_path_and_drift_is_3() {
+    let audit = "POST /api/v1/sites/www/audit";
+    let counts = json!({ "changed": 1, "extra": 30 });
+    let findings = json!([
+        { "difference": "changed", "path": "index.html" },
+        { "difference": "extra", "path": "by-hand\u{1b}[2J.html" },
+    ]);
+    let run = json!({
+        "run": 7, "site": "www", "group": "all", "kind": "audit", "state": "partial",
+        "message": "of 2 servers: 1 clean, 1 drifted",
+        "servers": [
+            { "server": "s1w1", "segment": "s1", "state": "clean", "audit": { "counts": {}, "findings": [] } },
+            { "server": "s1w2", "segment": "s1", "state": "drifted", "reason": "1 changed, 30 extra",
+              "audit": { "counts": counts, "findings": findings } },
+        ],
+    });
+    let fake = Fake::start().answers(audit, 202, ACCEPTED).answers(RUN, 200, &run.to_string());
+    let people = fake.run(&["audit", "www", "--full", "--repair", "--timeout", "5m", "--wait"]);
+    assert_eq!(people.code, 3, "{people:?}");
+    let has_line = |words: &[&str]| people.out.lines().any(|line| words.iter().all(|word| line.contains(word)));
+    assert!(has_line(&["s1w2", "changed", "index.html"]) && has_line(&["s1w2", "and 29 more"]), "{people:?}");
+    assert!(!people.out.contains('\u{1b}'), "a file's name does not steer the terminal: {people:?}");
+    let asked = json!({ "group": null, "full": true, "repair": true, "timeout_seconds": 300 });
+    assert_eq!(fake.asked()[0].body, asked);
+    assert_eq!(fake.run(&["audit", "www"]).code, 0, "accepted");
+}
+
+#[test]
+fn what_mends_servers_names_them_and_a_policy_says_only_what_changes() {
+    let (synchronize, replicate) = ("POST /api/v1/sites/www/synchronize", "POST /api/v1/sites/www/replicate");
+    let fake = Fake::start().answers(synchronize, 202, ACCEPTED).answers(replicate, 202, ACCEPTED).answers(
+        "POST /api/v1/sites/www/policy",
+        200,
+        r#"{"name":"www","extra":"keep"}"#,
+    );
+    assert_eq!(fake.run(&["synchronize", "www"]).code, 0);
+    assert_eq!(fake.run(&["replicate", "www", "--server", "s1w1", "--server", "s1w2", "--group", "g"]).code, 0);
+    assert_eq!(fake.run(&["site", "set", "www", "--extra", "keep"]).code, 0);
+    assert_eq!(fake.run(&["site", "set", "www", "--linger", "10m"]).code, 0);
+    assert_eq!(fake.run(&["site", "set", "www", "--linger", "0s", "--extra", "fail"]).code, 0);
+    assert_eq!(fake.run(&["site", "set", "www"]).code, 2, "nothing is to be changed");
+    let bodies: Vec<Value> = fake.asked().into_iter().map(|asked| asked.body).collect();
+    let expected = [
+        json!({ "group": null, "servers": [] }),
+        json!({ "group": "g", "servers": ["s1w1", "s1w2"] }),
+        json!({ "extra": "keep", "linger_seconds": null }),
+        json!({ "extra": null, "linger_seconds": 600 }),
+        json!({ "extra": "fail", "linger_seconds": 0 }),
+    ];
+    assert_eq!(bodies, expected);
+}
+
+#[test]
 fn a_join_token_is_printed_alone_for_people_and_by_name_for_programs() {
     let body = r#"{"id":"i","token":"prt1.i.s.d","expires":"2026-01-01T00:00:00.000Z"}"#;
     let fake = Fake::start().answers("POST /api/v1/tokens", 201, body);

@@ -285,6 +285,10 @@ impl Agent {
         }
         if let Some(outcome) = self.handled.get(&ticket.assignment) {
             let outcome = outcome.clone();
+            if self.objects.contains(ticket.object) {
+                // It came once more, or after it had been called off.
+                self.spent.push_back((self.clock.now(), ticket.object));
+            }
             self.report(Report { server: self.identity.server, assignment: ticket.assignment, outcome });
             return;
         }
@@ -295,11 +299,16 @@ impl Agent {
     }
 
     pub(super) fn applied(&mut self, done: Done) {
-        let Done { ticket, outcome, states } = done;
+        let Done { ticket, outcome, undone, states } = done;
         tracing::info!(assignment = %ticket.assignment, site = %ticket.site, outcome = name(&outcome), "an assignment was handled");
         self.applying.remove(&ticket.assignment);
         self.states = states;
         self.handled.insert(ticket.assignment, outcome.clone());
+        if let Some(prepared) = undone {
+            // What of it is still on its way is not wanted any more, and whoever offers it again hears so.
+            self.handled.insert(prepared, outcome.clone());
+            self.receptions.call_off(prepared, self.clock.now());
+        }
         while self.handled.len() > HANDLED_MAX {
             self.handled.pop_first();
         }
@@ -402,7 +411,8 @@ impl Agent {
 
     /// What multicast did not bring is fetched.
     fn fetch_from_leader(&mut self, ticket: Ticket, leader: ServerId) {
-        if self.objects.contains(ticket.object) || self.receptions.brings(ticket.object) {
+        let is_handled = self.handled.contains_key(&ticket.assignment);
+        if is_handled || self.objects.contains(ticket.object) || self.receptions.brings(ticket.object) {
             return;
         }
         let Some(address) = self.leader_transfer.get(&leader).copied() else { return };
@@ -579,5 +589,6 @@ fn name(outcome: &Outcome) -> &'static str {
         Outcome::CommittedHookFailed { .. } => "committed; a hook failed",
         Outcome::Undone { .. } => "undone",
         Outcome::Refused(_) => "refused",
+        Outcome::Audited(_) => "audited",
     }
 }

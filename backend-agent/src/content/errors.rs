@@ -168,6 +168,16 @@ pub(super) enum ContentError {
     Altered { path: String, what: &'static str },
     #[error("the excluded {path} stands where the tree has something else")]
     ExcludedInTheWay { path: String },
+    #[error(
+        "live holds {path}, which nobody published, and the site's policy is to fail then; remove it, or change the policy with `pressrun site set --extra`"
+    )]
+    Extra { path: String },
+    #[error("{name:?} in {at} has a name that content cannot have; it can be neither published nor kept")]
+    ExtraName { name: String, at: String },
+    #[error(
+        "{count} entries that nobody published are more than the {max} that can be kept; exclude the directories that they are in"
+    )]
+    TooMuchExtra { count: usize, max: usize },
     #[error("{path} is nowhere in the live or backup tree")]
     ContentMissing { path: ContentPath },
     #[error("not enough disk space: {needed} bytes are needed, {free} are free")]
@@ -186,6 +196,8 @@ pub(super) enum ContentError {
     BackupMissing { wanted: Version, found: Option<Version> },
     #[error("the version before assignment {prepared} is not held any more")]
     BeforeMissing { prepared: AssignmentNumber },
+    #[error("live was switched while it was looked at; ask for another audit")]
+    SwitchedMeanwhile,
     #[error("the live directory is a mount point, or not on the file system of its state directory")]
     LiveIsMountPoint,
     #[error("live and the staged tree cannot be exchanged")]
@@ -230,6 +242,7 @@ impl ContentError {
             Self::Altered { .. } | Self::ExcludedInTheWay { .. } | Self::StagedResult { .. } => {
                 RefusalCode::ResultMismatch
             }
+            Self::Extra { .. } | Self::ExtraName { .. } | Self::TooMuchExtra { .. } => RefusalCode::ExtraContent,
             Self::ContentMissing { .. } => RefusalCode::ContentMissing,
             Self::NoSpace { .. } | Self::NoInodes { .. } => RefusalCode::NoSpace,
             Self::CommitTooLate { .. }
@@ -240,7 +253,7 @@ impl ContentError {
             Self::BackupMissing { .. } | Self::BeforeMissing { .. } => RefusalCode::BackupMissing,
             Self::CannotExchange(source) | Self::Io { source, .. } if is_full(source) => RefusalCode::NoSpace,
             Self::LiveIsMountPoint | Self::CannotExchange(_) => RefusalCode::CannotExchange,
-            Self::Io { .. } => RefusalCode::Io,
+            Self::SwitchedMeanwhile | Self::Io { .. } => RefusalCode::Io,
         }
     }
 

@@ -76,10 +76,27 @@ impl Index {
         }
     }
 
+    /// Has it believe that a file holds what it held, whatever it holds.
+    #[cfg(test)]
+    pub(super) fn forget_truth(&mut self, at: &std::path::Path) {
+        let old = rustix::fs::stat(at).expect("it is there");
+        let digest = self.known(&old).expect("it was hashed");
+        let mut bytes = std::fs::read(at).expect("it is readable");
+        bytes[0] ^= 1;
+        std::fs::write(at, bytes).expect("it is writable");
+        self.learn(&rustix::fs::stat(at).expect("it is there"), digest);
+    }
+
     pub(super) fn forget(&mut self, stat: &Stat) {
         if stat.st_nlink <= 1 {
             self.stamps.remove(&stat.st_ino);
         }
+    }
+
+    /// Notes what a file was found to hold; whatever was known of it before was wrong or is the same.
+    pub(super) fn learn(&mut self, stat: &Stat, digest: Digest) {
+        let stamp = Stamp { size: size(stat), modified: modified(stat), changed: changed(stat), digest };
+        self.stamps.insert(stat.st_ino, stamp);
     }
 
     /// The digest of an open file: from the index, or by reading it. `None` when it changes while it

@@ -11,6 +11,7 @@
 //! journal     the state, replaced as a whole (journal.rs)
 //! manifests/  what the trees consist of, by version
 //! index       digests of files by inode; only saves work (local.rs)
+//! lingering   files that were removed and can still be reached (leftover.rs)
 //! temp/       the tree being staged, or staged and waiting for its commit
 //! backup/     the tree that was live before
 //! trash/      trees that are not needed; removed when there is time
@@ -18,6 +19,7 @@
 //! ```
 //! Source: 002, "Content interpreter" and the live, temp and backup directories of back-end servers.
 
+mod audit;
 mod blocks;
 mod by_hand;
 mod check;
@@ -25,6 +27,7 @@ mod errors;
 mod excluded;
 mod fault;
 mod journal;
+mod leftover;
 mod local;
 mod open;
 mod prepare;
@@ -53,6 +56,7 @@ use errors::ContentError;
 use journal::{Body, Place, Swap};
 use trees::{Tree, leads_nowhere, remove, stat_at};
 
+pub(crate) use audit::Audit;
 pub(crate) use journal::{Journal, seal, unseal};
 pub(crate) use local::Index;
 
@@ -84,6 +88,8 @@ pub struct SiteTrees {
     /// Whether that was not looked at yet when there was time.
     stragglers_due: bool,
     index: Index,
+    /// Files that were removed and can still be reached.
+    lingering: leftover::Lingering,
     fault: Box<dyn Fault>,
     /// Whether the file system shares blocks between files, once it was tried.
     shares_blocks: Option<bool>,
@@ -162,15 +168,7 @@ impl SiteTrees {
     ) -> Result<Outcome, ContentError> {
         let mut reader = AssignmentReader::open(assignment, keys, &Limits::default())?;
         let header = reader.header().clone();
-        if header.site != self.site {
-            return Err(ContentError::WrongSite { expected: self.site.clone(), found: header.site });
-        }
-        if header.cluster != cluster {
-            return Err(ContentError::WrongCluster { expected: cluster, found: header.cluster });
-        }
-        if !header.targets.contains(&own) {
-            return Err(ContentError::NotATarget { own });
-        }
+        self.check_address(&header, cluster, own)?;
         self.finish_swap()?;
         self.settle_stragglers();
         if let Some(outcome) = self.body().outcome_of(header.number, header.sequence) {
@@ -191,6 +189,7 @@ impl SiteTrees {
             }
             Kind::Commit { prepared } => self.commit(&header, prepared, now),
             Kind::Undo { prepared } => self.undo(&header, prepared, now),
+            Kind::Audit { full } => self.audit(&header, full, now),
         }
     }
 
@@ -203,6 +202,14 @@ impl SiteTrees {
             self.settle_stragglers();
         }
         self.empty_trash().map_err(|error| error.refusal())
+    }
+
+    /// Takes away what has lingered for long enough; worth calling at [`Self::sweep_due`].
+    ///
+    /// # Errors
+    /// Why it could not; it is tried again.
+    pub fn take_away_lingering(&mut self, now: WallTime) -> Result<(), Refusal> {
+        self.sweep(now).map_err(|error| error.refusal())
     }
 
     /// Drops a prepared tree that nobody decided on in time. Returns its assignment.
@@ -236,6 +243,20 @@ impl SiteTrees {
         let Some(try_out) = &mut self.try_out else { return Ok(()) };
         let state = open::state_name(&self.live_name);
         Ok(try_out(&self.live_path.with_file_name(state).join(name), version)?)
+    }
+
+    /// It is for this site of this cluster, and for this server.
+    fn check_address(&self, header: &Header, cluster: ClusterId, own: ServerId) -> Result<(), ContentError> {
+        if header.site != self.site {
+            return Err(ContentError::WrongSite { expected: self.site.clone(), found: header.site.clone() });
+        }
+        if header.cluster != cluster {
+            return Err(ContentError::WrongCluster { expected: cluster, found: header.cluster });
+        }
+        if !header.targets.contains(&own) {
+            return Err(ContentError::NotATarget { own });
+        }
+        Ok(())
     }
 
     fn check_order(&self, header: &Header, now: WallTime) -> Result<(), ContentError> {

@@ -15,12 +15,14 @@ use rustix::io::Errno;
 use super::errors::{ContentError, OpenError};
 use super::fault::NoFault;
 use super::journal::{Body, JOURNAL, Journal, Move, Place, read_sealed};
+use super::leftover::{LINGERING, Lingering};
 use super::local::Index;
 use super::trees::{file_type, open_beneath, open_directory, stat_at};
 use super::{BACKUP, INDEX, SiteTrees, TEMP};
 
 /// What a crash may leave in the state directory, under names that nothing is looked for by.
-const PASSING_NAMES: [&str; 5] = ["journal.new", "index.new", super::excluded::PASSING, "probe-from", "probe-to"];
+const PASSING_NAMES: [&str; 6] =
+    ["journal.new", "index.new", "lingering.new", super::excluded::PASSING, "probe-from", "probe-to"];
 
 /// A live directory that may be worked on.
 struct Location {
@@ -167,6 +169,8 @@ impl SiteTrees {
         let journal = journal.unwrap_or_else(|| Journal { body: Body::new(site.clone()), swap: None });
         // A damaged index is one that knows nothing.
         let index: Index = read_sealed(state.as_fd(), INDEX).ok().flatten().unwrap_or_default();
+        // As with the index: then files that were removed stay until the next publish.
+        let lingering: Lingering = read_sealed(state.as_fd(), LINGERING).ok().flatten().unwrap_or_default();
         let mut trees = Self {
             site: site.clone(),
             live_path: location.live,
@@ -180,6 +184,7 @@ impl SiteTrees {
             left_behind: None,
             stragglers_due: false,
             index,
+            lingering,
             fault: Box::new(NoFault),
             shares_blocks: None,
             try_out: None,

@@ -38,6 +38,9 @@ impl SiteTrees {
         let live = self.live_to_start_from(header, &exclude)?;
         let result = apply(&base, reader.commands())?;
         check_result(header, &result)?;
+        let plain = exclude;
+        let header = &self.with_left_alone(header, live.as_ref(), None, &result)?;
+        let exclude = Exclude::of_tree(&header.live.exclude)?;
 
         // From here on the place for staging is taken from whatever was prepared before.
         self.drop_prepared()?;
@@ -45,8 +48,9 @@ impl SiteTrees {
         self.empty_trash()?;
         let sources = Sources { live, backup: self.open_place(Place::Backup)? };
         let rule = Rule { exclude: &exclude, manifest: &result };
-        let prepared =
-            self.stage(header, &rule, &base, &sources, reader).and_then(|()| self.record_prepared(header, Place::Temp));
+        let prepared = self
+            .stage(header, &rule, &plain, &base, &sources, reader)
+            .and_then(|()| self.record_prepared(header, Place::Temp));
         if prepared.is_err() {
             self.remove_staged();
         }
@@ -90,12 +94,15 @@ impl SiteTrees {
         &mut self,
         header: &Header,
         rule: &Rule<'_>,
+        plain: &Exclude,
         base: &Manifest,
         sources: &Sources,
         reader: &mut AssignmentReader<R>,
     ) -> Result<(), ContentError> {
         let result = rule.manifest;
-        let plan = stage::plan(result, reader.commands(), header.base, sources, rule, &mut self.index)?;
+        // Content may come from what comes along beside the tree, as an inventory said.
+        let origins = Rule { exclude: plain, manifest: result };
+        let plan = stage::plan(result, reader.commands(), header.base, sources, &origins, &mut self.index)?;
         self.check_space(header, &plan, result.entries.len() as u64)?;
 
         rustix::fs::mkdirat(&self.state, TEMP, Mode::RWXU)
@@ -211,6 +218,7 @@ impl SiteTrees {
 
     /// Prepares going back to the backup, or to what is live already.
     pub(super) fn prepare_rollback(&mut self, header: &Header) -> Result<Outcome, ContentError> {
+        let mut header = header.clone();
         if self.body().undone.contains(&header.number) {
             return Err(ContentError::WasUndone { prepared: header.number });
         }
@@ -230,8 +238,9 @@ impl SiteTrees {
             if found != Some(header.result) {
                 return Err(missing);
             }
-            let exclude = Exclude::new(&header.live.exclude)?;
             let manifest = self.manifest(header.result)?;
+            header = self.with_left_alone(&header, Some(&live), Some((&backup, &manifest)), &manifest)?;
+            let exclude = Exclude::of_tree(&header.live.exclude)?;
             let rule = Rule { exclude: &exclude, manifest: &manifest };
             // The last swap may have left the backup with mirrored directories that somebody still has
             // open: what they put there from here on must still be told from what is mirrored here.
@@ -245,7 +254,7 @@ impl SiteTrees {
                 .map_err(|error| ContentError::io("making durable", "the backup")(error.into()))?;
             Place::Backup
         };
-        let outcome = self.record_prepared(header, place)?;
+        let outcome = self.record_prepared(&header, place)?;
         self.save_index();
         if let Err(error) = self.tidy() {
             tracing::warn!(site = %self.site, error = common::errors::chain(&error), "an old staged tree stays for now");

@@ -396,7 +396,7 @@ impl SiteTrees {
             Some(version) if !exclude.is_empty() => self.manifest(version)?,
             Some(_) | None => Manifest::default(),
         };
-        Ok((manifest, Exclude::new(exclude)?))
+        Ok((manifest, Exclude::of_tree(exclude)?))
     }
 
     /// Puts aside trees that no record names.

@@ -1,10 +1,12 @@
 //! What the content interpreter promises, on real directories.
 
+mod audit;
 mod bad_input;
 mod crash;
 mod excluded;
 mod fixture;
 mod hostile;
+mod leftover;
 mod publish;
 mod references;
 mod try_out;

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use common::digest::Version;
-use common::ids::{CheckpointName, GroupName, RunNumber, SegmentName, ServerId, SiteName};
+use common::ids::{CheckpointName, GroupName, RunNumber, SegmentName, ServerId, ServerName, SiteName};
 use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
@@ -52,6 +52,35 @@ pub struct RestoreRequest {
     pub group: Option<GroupName>,
     /// As for a publish.
     pub quorum: Option<Quorum>,
+}
+
+/// Look whether live trees are what they should be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AuditRequest {
+    /// The site; it exists.
+    pub site: SiteName,
+    /// As for a publish.
+    pub group: Option<GroupName>,
+    /// Whether every file is read.
+    pub full: bool,
+    /// Whether what has drifted is brought back.
+    pub repair: bool,
+    /// How long servers may take to look; `None`: the default.
+    pub timeout: Option<Duration>,
+}
+
+/// Bring servers to what is live in their group.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MendRequest {
+    /// The site; it exists.
+    pub site: SiteName,
+    /// As for a publish.
+    pub group: Option<GroupName>,
+    /// Which servers of the group; empty: all.
+    pub servers: Vec<ServerName>,
+    /// Whether all content is sent, whatever they have; else only those that have something else live get
+    /// what they lack.
+    pub replicate: bool,
 }
 
 /// Keep what is live under a label.
@@ -198,6 +227,12 @@ pub trait Operations: Send + Sync {
 
     /// Accepts a restore.
     fn restore(&self, request: RestoreRequest) -> BoxFuture<'_, Result<Accepted, OperationError>>;
+
+    /// Accepts an audit.
+    fn audit(&self, request: AuditRequest) -> BoxFuture<'_, Result<Accepted, OperationError>>;
+
+    /// Accepts bringing servers to what their group has.
+    fn mend(&self, request: MendRequest) -> BoxFuture<'_, Result<Accepted, OperationError>>;
 
     /// Makes a checkpoint.
     fn checkpoint(&self, request: CheckpointRequest) -> BoxFuture<'_, Result<Checkpoint, OperationError>>;

@@ -5,13 +5,16 @@ use std::time::Duration;
 use axum::extract::State;
 use axum::http::StatusCode;
 use common::digest::Version;
-use common::ids::{CheckpointName, GroupName, RunNumber, SiteName};
+use common::ids::{CheckpointName, GroupName, RunNumber, ServerName, SiteName};
 use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, timeout_at};
 
 use super::ApiState;
 use super::extract::{Answer, Args, Body, Params, answer, blocking, items, name, nothing, ok};
-use super::operations::{Accepted, CheckpointRequest, DiffRequest, PublishRequest, RestoreRequest, RollbackRequest};
+use super::operations::{
+    Accepted, AuditRequest, CheckpointRequest, DiffRequest, MendRequest, PublishRequest, RestoreRequest,
+    RollbackRequest,
+};
 use super::problem::Problem;
 use super::sites::{known_group, known_site};
 use crate::engine::quorum::{Quorum, QuorumError};
@@ -46,6 +49,13 @@ async fn target(
 
 pub(super) fn quorum(text: Option<&str>) -> Result<Option<Quorum>, Problem> {
     text.map(str::parse).transpose().map_err(|e: QuorumError| Problem::invalid("bad-quorum", e.to_string()))
+}
+
+fn run_timeout(seconds: Option<u64>) -> Result<Option<Duration>, Problem> {
+    if seconds.is_some_and(|seconds| !(1..=TIMEOUT_SECONDS_MAX).contains(&seconds)) {
+        return Err(Problem::invalid("bad-timeout", format!("a run takes 1 to {TIMEOUT_SECONDS_MAX} seconds")));
+    }
+    Ok(seconds.map(Duration::from_secs))
 }
 
 fn accepted(accepted: &Accepted) -> Answer {
@@ -87,18 +97,9 @@ pub(super) async fn publish(
     Body(body): Body<PublishBody>,
 ) -> Answer {
     let quorum = quorum(body.quorum.as_deref())?;
-    if body.timeout_seconds.is_some_and(|seconds| !(1..=TIMEOUT_SECONDS_MAX).contains(&seconds)) {
-        return Err(Problem::invalid("bad-timeout", format!("a run takes 1 to {TIMEOUT_SECONDS_MAX} seconds")));
-    }
+    let timeout = run_timeout(body.timeout_seconds)?;
     let (site, group) = target(&state, site, body.group).await?;
-    let request = PublishRequest {
-        site,
-        group,
-        quorum,
-        adopt: body.adopt,
-        create_live: body.create_live,
-        timeout: body.timeout_seconds.map(Duration::from_secs),
-    };
+    let request = PublishRequest { site, group, quorum, adopt: body.adopt, create_live: body.create_live, timeout };
     accepted(&state.operations.publish(request).await?)
 }
 
@@ -117,6 +118,55 @@ pub(super) async fn rollback(
     let quorum = quorum(body.quorum.as_deref())?;
     let (site, group) = target(&state, site, body.group).await?;
     accepted(&state.operations.rollback(RollbackRequest { site, group, quorum }).await?)
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct AuditBody {
+    group: Option<GroupName>,
+    #[serde(default)]
+    full: bool,
+    #[serde(default)]
+    repair: bool,
+    timeout_seconds: Option<u64>,
+}
+
+pub(super) async fn audit(
+    State(state): State<ApiState>,
+    Args(site): Args<String>,
+    Body(body): Body<AuditBody>,
+) -> Answer {
+    let timeout = run_timeout(body.timeout_seconds)?;
+    let (site, group) = target(&state, site, body.group).await?;
+    let request = AuditRequest { site, group, full: body.full, repair: body.repair, timeout };
+    accepted(&state.operations.audit(request).await?)
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct MendBody {
+    group: Option<GroupName>,
+    #[serde(default)]
+    servers: Vec<ServerName>,
+}
+
+pub(super) async fn synchronize(state: State<ApiState>, site: Args<String>, body: Body<MendBody>) -> Answer {
+    mend(state, site, body, false).await
+}
+
+pub(super) async fn replicate(state: State<ApiState>, site: Args<String>, body: Body<MendBody>) -> Answer {
+    mend(state, site, body, true).await
+}
+
+async fn mend(
+    State(state): State<ApiState>,
+    Args(site): Args<String>,
+    Body(body): Body<MendBody>,
+    replicate: bool,
+) -> Answer {
+    let (site, group) = target(&state, site, body.group).await?;
+    let request = MendRequest { site, group, servers: body.servers, replicate };
+    accepted(&state.operations.mend(request).await?)
 }
 
 #[derive(Deserialize)]

@@ -25,6 +25,10 @@ pub(super) struct ScheduleBody {
     group: Option<GroupName>,
     action: ActionWord,
     checkpoint: Option<CheckpointName>,
+    #[serde(default)]
+    full: bool,
+    #[serde(default)]
+    repair: bool,
     at: Option<String>,
     cron: Option<String>,
     zone: Option<String>,
@@ -43,6 +47,7 @@ enum ActionWord {
     Rollback,
     Restore,
     Checkpoint,
+    Audit,
 }
 
 #[derive(Serialize)]
@@ -52,6 +57,8 @@ struct ScheduleView {
     group: Option<GroupName>,
     action: ActionWord,
     checkpoint: Option<CheckpointName>,
+    full: bool,
+    repair: bool,
     rule: Rule,
     words: String,
     quorum: Option<String>,
@@ -66,11 +73,16 @@ struct ScheduleView {
 }
 
 fn view(schedule: Schedule, now: WallTime) -> ScheduleView {
-    let (action, checkpoint) = match schedule.action {
+    let (action, checkpoint) = match schedule.action.clone() {
         Action::Publish => (ActionWord::Publish, None),
         Action::Rollback => (ActionWord::Rollback, None),
         Action::Restore { checkpoint } => (ActionWord::Restore, Some(checkpoint)),
         Action::Checkpoint => (ActionWord::Checkpoint, None),
+        Action::Audit { .. } => (ActionWord::Audit, None),
+    };
+    let (full, repair) = match schedule.action {
+        Action::Audit { full, repair } => (full, repair),
+        Action::Publish | Action::Rollback | Action::Restore { .. } | Action::Checkpoint => (false, false),
     };
     let due = schedule.due.filter(|_| !schedule.paused);
     // One that was skipped is not among them.
@@ -83,6 +95,8 @@ fn view(schedule: Schedule, now: WallTime) -> ScheduleView {
         group: schedule.group,
         action,
         checkpoint,
+        full,
+        repair,
         rule: schedule.rule,
         quorum: schedule.quorum,
         conflict: schedule.conflict,
@@ -129,10 +143,14 @@ pub(super) async fn create(State(state): State<ApiState>, Body(body): Body<Sched
         (ActionWord::Restore, None) => {
             return Err(Problem::invalid("no-checkpoint", "say which \"checkpoint\" is to be restored"));
         }
-        (ActionWord::Publish | ActionWord::Rollback | ActionWord::Checkpoint, Some(_)) => {
+        (ActionWord::Audit, None) => Action::Audit { full: body.full, repair: body.repair },
+        (ActionWord::Publish | ActionWord::Rollback | ActionWord::Checkpoint | ActionWord::Audit, Some(_)) => {
             return Err(Problem::invalid("bad-checkpoint", "only \"restore\" takes a \"checkpoint\""));
         }
     };
+    if body.action != ActionWord::Audit && (body.full || body.repair) {
+        return Err(Problem::invalid("bad-audit", "only \"audit\" takes \"full\" and \"repair\""));
+    }
     let store = state.store.clone();
     let schedule = blocking(move || {
         let site = known_site(&store, &body.site)?.name;

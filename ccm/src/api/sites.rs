@@ -5,6 +5,7 @@ use std::path::{Component, Path, PathBuf};
 
 use axum::extract::State;
 use axum::http::StatusCode;
+use common::assignment::Extra;
 use common::channel;
 use common::exclude::Exclude;
 use common::ids::{GroupName, SegmentName, ServerName, SiteName};
@@ -15,6 +16,9 @@ use super::extract::{Answer, Args, Body, Params, answer, blocking, items, name, 
 use super::problem::Problem;
 use crate::engine::wan::WanPolicy;
 use crate::store::{Group, Selector, Site, Store, StoreError, Thing, rfc3339};
+
+/// Longest time that what a publish removes can be asked to linger: a week. Pages are not open for longer.
+const LINGER_SECONDS_MAX: u32 = 7 * 24 * 3600;
 
 /// The group of a site that has none: every server that is enrolled.
 pub(super) const IMPLICIT_GROUP: &str = "all";
@@ -27,6 +31,10 @@ pub(super) struct SiteBody {
     live: String,
     exclude: Option<Vec<String>>,
     wan: Option<String>,
+    #[serde(default)]
+    extra: Extra,
+    #[serde(default)]
+    linger_seconds: u32,
 }
 
 #[derive(Serialize)]
@@ -36,6 +44,8 @@ struct SiteView {
     live: String,
     exclude: Vec<String>,
     wan: String,
+    extra: Extra,
+    linger_seconds: u32,
     created: String,
     groups: Vec<GroupView>,
 }
@@ -61,6 +71,8 @@ fn site_view(store: &Store, site: Site) -> Result<SiteView, StoreError> {
         live: site.live,
         exclude: site.exclude,
         wan: site.wan,
+        extra: site.extra,
+        linger_seconds: site.linger_seconds,
         created: rfc3339::to_text(site.created),
     })
 }
@@ -114,6 +126,8 @@ pub(super) async fn create_site(State(state): State<ApiState>, Body(body): Body<
         live: check_live(body.live)?,
         exclude: body.exclude.unwrap_or_default(),
         wan: body.wan.unwrap_or_else(|| "auto".to_owned()),
+        extra: body.extra,
+        linger_seconds: check_linger(body.linger_seconds)?,
         created: now,
     };
     Exclude::new(&site.exclude).map_err(|e| Problem::invalid("bad-exclude", e.to_string()))?;
@@ -127,6 +141,40 @@ pub(super) async fn create_site(State(state): State<ApiState>, Body(body): Body<
     })
     .await?;
     answer(StatusCode::CREATED, &view)
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct PolicyBody {
+    extra: Option<Extra>,
+    linger_seconds: Option<u32>,
+}
+
+/// Changes what was said; what was not said stays. Runs that were accepted before take it over when they begin.
+pub(super) async fn set_policy(
+    State(state): State<ApiState>,
+    Args(site): Args<String>,
+    Body(body): Body<PolicyBody>,
+) -> Answer {
+    let linger_seconds = body.linger_seconds.map(check_linger).transpose()?;
+    let view = blocking(move || {
+        let known = known_site(&state.store, &site)?;
+        let extra = body.extra.unwrap_or(known.extra);
+        let linger_seconds = linger_seconds.unwrap_or(known.linger_seconds);
+        state.store.set_site_policy(&known.name, extra, linger_seconds)?;
+        let view = site_view(&state.store, Site { extra, linger_seconds, ..known })?;
+        Ok::<_, Problem>(view)
+    })
+    .await?;
+    ok(&view)
+}
+
+fn check_linger(seconds: u32) -> Result<u32, Problem> {
+    if seconds > LINGER_SECONDS_MAX {
+        let detail = format!("what is removed can linger for {LINGER_SECONDS_MAX} seconds (a week) at most");
+        return Err(Problem::invalid("bad-linger", detail));
+    }
+    Ok(seconds)
 }
 
 fn check_staging(text: &str) -> Result<PathBuf, Problem> {

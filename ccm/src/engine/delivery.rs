@@ -205,7 +205,8 @@ impl Delivery {
             | Outcome::Committed { .. }
             | Outcome::CommittedHookFailed { .. }
             | Outcome::Undone { .. }
-            | Outcome::Refused(_) => true,
+            | Outcome::Refused(_)
+            | Outcome::Audited(_) => true,
         };
         if is_target && is_final && !self.outcomes.contains_key(&server) {
             self.outcomes.insert(server, outcome);

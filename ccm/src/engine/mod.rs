@@ -127,6 +127,14 @@ pub enum EngineError {
         /// The group.
         group: GroupName,
     },
+    /// The server is not one of those.
+    #[error("the server {server} is not in the group {group}; `pressrun group list` shows who is")]
+    NotInGroup {
+        /// The server.
+        server: ServerName,
+        /// The group.
+        group: GroupName,
+    },
     /// No such checkpoint.
     #[error("the site {site} has no checkpoint {name}; `pressrun checkpoint list {site}` shows those there are")]
     NoCheckpoint {

@@ -15,8 +15,8 @@ use tokio::sync::watch;
 use super::requests::Comparison;
 use super::{Engine, EngineError, RunRequest, blocking};
 use crate::api::operations::{
-    Accepted, CheckpointRequest, DiffAdded, DiffChanged, DiffMoved, DiffPath, DiffReport, DiffRequest, OperationError,
-    Operations, PublishRequest, RestoreRequest, RollbackRequest,
+    Accepted, AuditRequest, CheckpointRequest, DiffAdded, DiffChanged, DiffMoved, DiffPath, DiffReport, DiffRequest,
+    MendRequest, OperationError, Operations, PublishRequest, RestoreRequest, RollbackRequest,
 };
 use crate::engine::quorum::Quorum;
 use crate::ingest::text::text_hunks;
@@ -33,6 +33,7 @@ impl From<EngineError> for OperationError {
             EngineError::WhichGroup { .. } => Self::refused("which-group", detail),
             EngineError::EmptyGroup { .. } => Self::refused("empty-group", detail),
             EngineError::NothingToRollBack { .. } => Self::refused("nothing-to-roll-back", detail),
+            EngineError::NotInGroup { .. } => Self::refused("not-in-group", detail),
             EngineError::NeverPublished { .. } => Self::refused("never-published", detail),
             EngineError::TooLate { run, .. } => Self::conflict("too-late", detail, Some(run)),
             EngineError::Quorum(_) => Self::refused("bad-quorum", detail),
@@ -103,6 +104,29 @@ impl Operations for Desk {
             })
             .await;
             accepted(run)
+        }
+        .boxed()
+    }
+
+    fn audit(&self, request: AuditRequest) -> BoxFuture<'_, Result<Accepted, OperationError>> {
+        let engine = self.0.clone();
+        async move {
+            let asked = RunRequest {
+                full: request.full,
+                repair: request.repair,
+                timeout_seconds: request.timeout.map(|timeout| timeout.as_secs()),
+                ..RunRequest::default()
+            };
+            accepted(blocking(move || engine.request_audit(&request.site, request.group.as_ref(), &asked)).await)
+        }
+        .boxed()
+    }
+
+    fn mend(&self, request: MendRequest) -> BoxFuture<'_, Result<Accepted, OperationError>> {
+        let engine = self.0.clone();
+        async move {
+            let MendRequest { site, group, servers, replicate } = request;
+            accepted(blocking(move || engine.request_mending(&site, group.as_ref(), &servers, replicate)).await)
         }
         .boxed()
     }

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use common::assignment::{Draft, Kind, LivePolicy};
+use common::assignment::{Draft, Extra, Kind, LivePolicy};
 use common::control::INLINE_BYTES_MAX;
 use common::digest::{Digest, Version};
 use common::ids::{AssignmentNumber, ClusterId, GroupName, RunNumber, SegmentName, Sequence, ServerId, SiteName};
@@ -38,6 +38,8 @@ pub(super) struct Frame {
     pub(super) live: LivePolicy,
     pub(super) result: Version,
     pub(super) wan: WanPolicy,
+    pub(super) extra: Extra,
+    pub(super) linger_seconds: u32,
 }
 
 /// What an assignment carries.
@@ -64,6 +66,7 @@ impl Body<'_> {
             Self::Inventory(_) => "inventory",
             Self::Order(Kind::Commit { .. }) => "commit",
             Self::Order(Kind::Undo { .. }) => "undo",
+            Self::Order(Kind::Audit { .. }) => "audit",
             Self::Order(Kind::Rollback | Kind::Prepare | Kind::Inventory) => "rollback",
         }
     }
@@ -93,6 +96,8 @@ impl Frame {
             live: self.live.clone(),
             created: now,
             expires: now.after(life),
+            extra: self.extra,
+            linger_seconds: self.linger_seconds,
         }
     }
 }

@@ -2,11 +2,15 @@
 
 use std::collections::BTreeMap;
 
+use common::audit::AuditReport;
 use common::control::SessionStats;
 use common::ids::{SegmentName, ServerId, ServerName};
 use common::time::WallTime;
 
 use crate::store::{Phase, Run, RunSegment, RunServer, ServerRecord};
+
+/// State of a server of which nothing was heard yet.
+const WAITING: &str = "waiting";
 
 /// Collects what a run shows. Times come from the caller.
 #[derive(Debug)]
@@ -29,8 +33,9 @@ impl Recorder {
                     || RunServer {
                         server: member.name.clone(),
                         segment: member.segment.clone(),
-                        state: "waiting".to_owned(),
+                        state: WAITING.to_owned(),
                         reason: None,
+                        audit: None,
                     },
                     |entry| (*entry).clone(),
                 );
@@ -118,6 +123,39 @@ impl Recorder {
             entry.reason = reason;
             self.changed = true;
         }
+    }
+
+    /// What a server found in its live tree.
+    pub(super) fn audit(&mut self, server: ServerId, report: AuditReport) {
+        if let Some(entry) = self.servers.get_mut(&server) {
+            entry.audit = Some(report);
+            self.changed = true;
+        }
+    }
+
+    /// What a server found, if it said so.
+    pub(super) fn audited(&self, server: ServerId) -> Option<&AuditReport> {
+        self.servers.get(&server)?.audit.as_ref()
+    }
+
+    /// Whether nothing was said of a server yet.
+    pub(super) fn is_waiting(&self, server: ServerId) -> bool {
+        self.stands(server, WAITING)
+    }
+
+    /// Whether a server stands there.
+    pub(super) fn stands(&self, server: ServerId, state: &str) -> bool {
+        self.servers.get(&server).is_some_and(|entry| entry.state == state)
+    }
+
+    /// How many servers stand there.
+    pub(super) fn count(&self, state: &str) -> usize {
+        self.servers.values().filter(|entry| entry.state == state).count()
+    }
+
+    /// How many servers there are.
+    pub(super) fn servers(&self) -> usize {
+        self.servers.len()
     }
 
     /// Something about a server that an administrator should know, though the run goes on.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use common::digest::Version;
-use common::ids::{CheckpointName, GroupName, RunNumber, ServerId, SiteName};
+use common::ids::{CheckpointName, GroupName, RunNumber, ServerId, ServerName, SiteName};
 use common::manifest::Manifest;
 
 use super::quorum::Quorum;
@@ -78,8 +78,19 @@ impl Engine {
 
     fn enqueue(&self, site: &Site, group: &Group, kind: RunKind, request: &RunRequest) -> Result<Run, EngineError> {
         let servers = self.servers_for(site, group, request)?;
+        self.accept(site, group, kind, request, &servers)
+    }
+
+    fn accept(
+        &self,
+        site: &Site,
+        group: &Group,
+        kind: RunKind,
+        request: &RunRequest,
+        servers: &[ServerId],
+    ) -> Result<Run, EngineError> {
         let request = serde_json::to_value(request).expect("plain data");
-        let run = self.store.create_run(&site.name, &group.name, kind, &request, &servers, now())?;
+        let run = self.store.create_run(&site.name, &group.name, kind, &request, servers, now())?;
         self.wake.notify_one();
         self.tell_run(&run);
         Ok(run)
@@ -114,6 +125,71 @@ impl Engine {
         let group = self.group_for(&site, group)?;
         self.require_previous(&site, &group)?;
         self.enqueue(&site, &group, RunKind::Rollback, request)
+    }
+
+    /// Looks whether live trees are the version that they should be; repairs them if asked.
+    ///
+    /// # Errors
+    /// When nothing was published to the group yet.
+    pub fn request_audit(
+        &self,
+        site: &SiteName,
+        group: Option<&GroupName>,
+        request: &RunRequest,
+    ) -> Result<Run, EngineError> {
+        let site = self.site(site)?;
+        let group = self.group_for(&site, group)?;
+        let request = self.auditing(&site, &group, request)?;
+        self.enqueue(&site, &group, RunKind::Audit, &request)
+    }
+
+    /// The request of an audit with what a repair needs to know.
+    pub(super) fn auditing(&self, site: &Site, group: &Group, request: &RunRequest) -> Result<RunRequest, EngineError> {
+        self.require_published(site, group)?;
+        Ok(RunRequest {
+            full: request.full,
+            repair: request.repair,
+            timeout_seconds: request.timeout_seconds,
+            schedule: request.schedule.clone(),
+            ..self.mending(&site.name, &group.name)?
+        })
+    }
+
+    /// Brings servers to what the group has live: those that have something else, or, to replicate, all
+    /// of them with everything. `servers` names some of the group; empty: all.
+    ///
+    /// # Errors
+    /// When nothing was published to the group yet, or a server is not in it.
+    pub fn request_mending(
+        &self,
+        site: &SiteName,
+        group: Option<&GroupName>,
+        servers: &[ServerName],
+        replicate: bool,
+    ) -> Result<Run, EngineError> {
+        let site = self.site(site)?;
+        let group = self.group_for(&site, group)?;
+        self.require_published(&site, &group)?;
+        let request = self.mending(&site.name, &group.name)?;
+        let members = self.store.members_of(&group)?;
+        let mut chosen = Vec::new();
+        for name in servers {
+            let member = members.iter().find(|member| member.name == *name);
+            chosen.push(
+                member.ok_or_else(|| EngineError::NotInGroup { server: name.clone(), group: group.name.clone() })?.id,
+            );
+        }
+        if servers.is_empty() {
+            chosen = self.servers_for(&site, &group, &request)?;
+        }
+        let kind = if replicate { RunKind::Replicate } else { RunKind::Synchronize };
+        self.accept(&site, &group, kind, &request, &chosen)
+    }
+
+    fn require_published(&self, site: &Site, group: &Group) -> Result<(), EngineError> {
+        let view = self.store.view(&site.name, &group.name)?;
+        let never = || EngineError::NeverPublished { site: site.name.clone(), group: group.name.clone() };
+        view.map(drop).ok_or_else(never)
     }
 
     /// Keeps the published version under a name.
@@ -166,7 +242,7 @@ impl Engine {
         self.enqueue(&site, &group, RunKind::Restore, &request)
     }
 
-    /// Stops a run before its decision.
+    /// Stops a run: before its decision nothing changes, after it what has switched is switched back.
     ///
     /// # Errors
     /// When there is no such run, or it is over.
@@ -174,9 +250,6 @@ impl Engine {
         let mut run = self.store.run(number)?.ok_or(EngineError::NoRun { run: number })?;
         if run.state.is_final() {
             return Err(EngineError::TooLate { run: number, why: "it is over" });
-        }
-        if run.phases.iter().any(|phase| phase.name == "commit") {
-            return Err(EngineError::TooLate { run: number, why: "the commit is under way; roll back afterwards" });
         }
         self.store.request_cancel(number)?;
         lock(&self.cancels).entry(number).or_default().store(true, Ordering::Relaxed);

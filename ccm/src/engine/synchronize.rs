@@ -75,17 +75,7 @@ fn synchronize(engine: &Arc<Engine>, attempts: &mut Attempts) -> Result<(), Engi
             attempt.version = version;
             attempt.not_before = at + attempt.pause;
         }
-        // What was allowed when the version was published is allowed for those that missed it.
-        let published = engine.store.view(&site, &group)?.and_then(|view| engine.store.run_request(view.run).ok()?);
-        let published: RunRequest =
-            published.and_then(|request| serde_json::from_value(request).ok()).unwrap_or_default();
-        let request = RunRequest {
-            quorum: Some("1".to_owned()),
-            version: Some(version),
-            create_live: published.create_live,
-            adopt: published.adopt,
-            ..RunRequest::default()
-        };
+        let request = RunRequest { version: Some(version), ..engine.mending(&site, &group)? };
         let request = serde_json::to_value(&request).expect("plain data");
         let run = engine.store.create_run(&site, &group, RunKind::Synchronize, &request, &servers, now())?;
         tracing::info!(run = %run.run, %site, servers = servers.len(), "stale servers are brought up to date");
@@ -93,6 +83,22 @@ fn synchronize(engine: &Arc<Engine>, attempts: &mut Attempts) -> Result<(), Engi
         engine.tell_run(&run);
     }
     Ok(())
+}
+
+impl Engine {
+    /// The request of a run that brings servers to what the group has already: each that comes along counts,
+    /// and what was allowed when the version was published is allowed for them.
+    pub(super) fn mending(&self, site: &SiteName, group: &GroupName) -> Result<RunRequest, EngineError> {
+        let published = self.store.view(site, group)?.and_then(|view| self.store.run_request(view.run).ok()?);
+        let published: RunRequest =
+            published.and_then(|request| serde_json::from_value(request).ok()).unwrap_or_default();
+        Ok(RunRequest {
+            quorum: Some("1".to_owned()),
+            create_live: published.create_live,
+            adopt: published.adopt,
+            ..RunRequest::default()
+        })
+    }
 }
 
 /// Servers that an unfinished run takes care of.

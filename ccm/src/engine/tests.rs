@@ -3,10 +3,12 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use common::assignment::{AssignmentReader, Header, Kind, Limits};
+use common::assignment::{AssignmentReader, Base, Header, Kind, Limits};
+use common::audit::{AuditReport, Difference};
 use common::control::{ToCcm, ToLeader};
 use common::credential::Roles;
 use common::fleet::{MemberInfo, SegmentReport};
@@ -17,7 +19,7 @@ use transfer::store::ObjectStore;
 
 use super::delivery::Leader;
 use super::hub::Hub;
-use super::{Engine, Parts, RunRequest, now};
+use super::{Engine, EngineError, Parts, RunRequest, now};
 use crate::ingest::content::ContentStore;
 use crate::store::{Group, Run, RunKind, RunState, Selector, ServerRecord, Site, Store};
 use crate::trust::Trust;
@@ -52,6 +54,9 @@ fn obedient(_server: ServerId, header: &Header) -> Option<Outcome> {
         Kind::Inventory => Outcome::Missing(vec![(0, header.commands)]),
         Kind::Commit { .. } => Outcome::Committed { version: header.result },
         Kind::Undo { .. } => Outcome::Undone { version: None },
+        Kind::Audit { full } => {
+            Outcome::Audited(AuditReport { version: Some(header.result), full, ..AuditReport::default() })
+        }
     })
 }
 
@@ -82,6 +87,8 @@ impl Fleet {
                     live: "/srv/www/shop".into(),
                     exclude: vec![],
                     wan: "auto".into(),
+                    extra: common::assignment::Extra::Remove,
+                    linger_seconds: 0,
                     created: now(),
                 })
                 .expect("a site");
@@ -191,6 +198,7 @@ impl Fleet {
                 Kind::Commit { .. } => "commit",
                 Kind::Undo { .. } => "undo",
                 Kind::Rollback => "rollback",
+                Kind::Audit { .. } => "audit",
             })
             .collect()
     }
@@ -389,4 +397,151 @@ async fn a_run_goes_on_where_it_was_when_the_ccm_starts_again() {
     let ended = again.end_of(run).await;
     assert_eq!(ended.state, RunState::Done);
     assert_eq!(again.orders(), ["commit"], "nothing is done twice");
+}
+
+/// Server 2 says that one of its files was changed, until it is given the version again.
+fn drifts(repaired: Arc<AtomicBool>) -> impl Fn(ServerId, &Header) -> Option<Outcome> + Send + Sync {
+    move |server, header| {
+        if server == self::server(2) && matches!(header.kind, Kind::Commit { .. }) {
+            repaired.store(true, Ordering::Relaxed);
+        }
+        let Some(Outcome::Audited(mut report)) = obedient(server, header) else { return obedient(server, header) };
+        if server == self::server(2) && !repaired.load(Ordering::Relaxed) {
+            report.note(Difference::Changed, "index.html".to_owned());
+        }
+        Some(Outcome::Audited(report))
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_audit_names_what_has_drifted_and_changes_nothing() {
+    let fleet = Fleet::new(3);
+    let published = fleet.end_of(fleet.publish().run).await;
+    fleet.behave(drifts(Arc::default()));
+    let request = RunRequest { full: true, ..RunRequest::default() };
+    let run = fleet.engine.request_audit(&site(), None, &request).expect("accepted");
+    let run = fleet.end_of(run.run).await;
+    assert_eq!(run.state, RunState::Partial, "{}", run.message);
+    assert!(run.message.starts_with("of 3 servers: 2 clean, 1 drifted; "), "{}", run.message);
+    let states: Vec<&str> = run.servers.iter().map(|server| server.state.as_str()).collect();
+    assert_eq!(states, ["clean", "drifted", "clean"]);
+    let found = run.servers[1].audit.clone().expect("it said what");
+    assert!(found.full && found.findings[0].path == "index.html", "{found:?}");
+    assert_eq!(fleet.orders().split_off(2), ["audit"]);
+    assert_eq!(fleet.view().map(|view| view.run), Some(published.run));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_audit_that_repairs_gives_the_version_to_those_that_had_drifted_and_to_no_others() {
+    let fleet = Fleet::new(3);
+    let published = fleet.end_of(fleet.publish().run).await;
+    let behaviour = drifts(Arc::default());
+    let asked = Arc::new(Mutex::new(Vec::new()));
+    let noted = asked.clone();
+    fleet.behave(move |server, header| {
+        if !matches!(header.kind, Kind::Audit { .. }) {
+            assert_eq!(header.base, Base::Any);
+            noted.lock().expect("unpoisoned").push(server);
+        }
+        behaviour(server, header)
+    });
+    let request = RunRequest { repair: true, ..RunRequest::default() };
+    let run = fleet.engine.request_audit(&site(), None, &request).expect("accepted");
+    let run = fleet.end_of(run.run).await;
+    assert_eq!(run.state, RunState::Done, "{}", run.message);
+    assert_eq!(run.message, "of 3 servers: 2 clean, 1 had drifted and repaired");
+    assert_eq!(fleet.orders().split_off(2), ["audit", "inventory", "prepare", "commit"]);
+    assert!(asked.lock().expect("unpoisoned").iter().all(|server| *server == self::server(2)));
+    assert_eq!(run.result, published.result);
+    assert_eq!(fleet.view().map(|view| view.run), Some(published.run), "what is live everywhere stays what it was");
+    let again = fleet.engine.request_audit(&site(), None, &RunRequest::default()).expect("accepted");
+    assert_eq!(fleet.end_of(again.run).await.state, RunState::Done);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_not_looked_at_is_not_said_to_be_clean() {
+    let fleet = Fleet::new(2);
+    fleet.end_of(fleet.publish().run).await;
+    fleet.behave(|server, header| if server == self::server(2) { Some(refuse()) } else { obedient(server, header) });
+    let run = fleet.engine.request_audit(&site(), None, &RunRequest::default()).expect("accepted");
+    let run = fleet.end_of(run.run).await;
+    assert_eq!(
+        (run.state, run.message.as_str()),
+        (RunState::Partial, "of 2 servers: 1 clean, 1 not known to be clean")
+    );
+    assert_eq!(run.servers[1].reason.as_deref(), Some("the disk is full"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn before_the_first_publish_there_is_nothing_to_audit_or_to_mend() {
+    let fleet = Fleet::new(1);
+    let refused = fleet.engine.request_audit(&site(), None, &RunRequest::default()).expect_err("nothing there");
+    assert!(matches!(refused, EngineError::NeverPublished { .. }), "{refused}");
+    for replicate in [false, true] {
+        let refused = fleet.engine.request_mending(&site(), None, &[], replicate).expect_err("nothing there");
+        assert!(matches!(refused, EngineError::NeverPublished { .. }), "{refused}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn synchronize_leaves_servers_alone_that_have_the_version() {
+    let fleet = Fleet::new(2);
+    fleet.end_of(fleet.publish().run).await;
+    let run = fleet.engine.request_mending(&site(), None, &[], false).expect("accepted");
+    let run = fleet.end_of(run.run).await;
+    assert_eq!((run.state, run.message.as_str()), (RunState::Done, "every server had it already"));
+    assert_eq!(fleet.orders(), ["prepare", "commit"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn replicate_sends_everything_to_the_servers_that_are_named_whatever_they_have() {
+    let fleet = Fleet::new(3);
+    let published = fleet.end_of(fleet.publish().run).await;
+    let asked = Arc::new(Mutex::new(Vec::new()));
+    let noted = asked.clone();
+    fleet.behave(move |server, header| {
+        noted.lock().expect("unpoisoned").push((server, header.base, header.blocks));
+        obedient(server, header)
+    });
+    let web3 = ["web3".parse().expect("good")];
+    let run = fleet.engine.request_mending(&site(), None, &web3, true).expect("accepted");
+    let run = fleet.end_of(run.run).await;
+    assert_eq!((run.state, run.result), (RunState::Done, published.result), "{}", run.message);
+    assert_eq!(fleet.orders().split_off(2), ["prepare", "commit"], "nobody is asked what it has");
+    let asked = asked.lock().expect("unpoisoned");
+    assert!(asked.iter().all(|(server, ..)| *server == self::server(3)));
+    assert!(asked[0].1 == Base::Any && asked[0].2 > 0, "{asked:?}");
+    let stranger = ["nobody".parse().expect("good")];
+    let refused = fleet.engine.request_mending(&site(), None, &stranger, true).expect_err("who?");
+    assert!(matches!(refused, EngineError::NotInGroup { .. }), "{refused}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_run_that_is_cancelled_while_it_is_being_committed_is_undone_everywhere() {
+    let fleet = Fleet::new(3);
+    // One of three has switched.
+    fleet.behave(|server, header| {
+        if matches!(header.kind, Kind::Commit { .. } if server != self::server(1)) {
+            None
+        } else {
+            obedient(server, header)
+        }
+    });
+    let run = fleet.publish().run;
+    let mut changes = fleet.engine.changes();
+    tokio::time::timeout(Duration::from_secs(30), async {
+        while !fleet.orders().contains(&"commit") {
+            tokio::time::timeout(Duration::from_millis(100), changes.changed()).await.ok();
+        }
+    })
+    .await
+    .expect("it comes to the commit");
+    fleet.engine.request_cancel(run).expect("can be cancelled");
+    let ended = fleet.end_of(run).await;
+    assert_eq!(ended.state, RunState::RolledBack, "{}", ended.message);
+    assert!(ended.message.starts_with("cancelled while"), "{}", ended.message);
+    assert_eq!(fleet.orders(), ["prepare", "commit", "undo"]);
+    assert_eq!(fleet.view(), None);
+    let refused = fleet.engine.request_cancel(run).expect_err("it is over");
+    assert!(matches!(refused, EngineError::TooLate { .. }), "{refused}");
 }

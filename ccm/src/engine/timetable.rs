@@ -96,6 +96,10 @@ impl Engine {
                 return Ok(Passed::Otherwise(format!("kept as checkpoint {}", checkpoint.name)));
             }
             Action::Publish => (RunKind::Publish, request),
+            Action::Audit { full, repair } => {
+                let request = RunRequest { full: *full, repair: *repair, ..request };
+                (RunKind::Audit, self.auditing(&site, &group, &request)?)
+            }
             Action::Rollback => {
                 self.require_previous(&site, &group)?;
                 (RunKind::Rollback, request)

@@ -7,11 +7,12 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use common::credential::Roles;
-use common::ids::{GroupName, RunNumber, ScheduleName, ServerId, SiteName};
+use common::ids::{AssignmentNumber, GroupName, RunNumber, ScheduleName, ServerId, SiteName};
 use common::keys::SecretKey;
 use common::time::WallTime;
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
+use serde_json::json;
 use transfer::store::ObjectStore;
 
 use super::hub::Hub;
@@ -20,7 +21,7 @@ use super::{Engine, Parts};
 use crate::ingest::content::ContentStore;
 use crate::schedule::Rule;
 use crate::store::{
-    Action, Effects, Hold, HoldChange, Otherwise, RunState, Schedule, ServerRecord, Site, Store, rfc3339,
+    Action, Effects, Hold, HoldChange, Otherwise, RunKind, RunState, Schedule, ServerRecord, Site, Store, View, rfc3339,
 };
 use crate::trust::Trust;
 
@@ -66,7 +67,16 @@ impl Desk {
             let live = format!("/srv/www/{number}");
             let created = WallTime(1);
             store
-                .create_site(&Site { name: site(number), staging, live, exclude: vec![], wan: "auto".into(), created })
+                .create_site(&Site {
+                    name: site(number),
+                    staging,
+                    live,
+                    exclude: vec![],
+                    wan: "auto".into(),
+                    extra: common::assignment::Extra::Remove,
+                    linger_seconds: 0,
+                    created,
+                })
                 .unwrap();
         }
         Self { engine: engine_over(&directory, store), directory }
@@ -215,6 +225,33 @@ fn what_cannot_be_done_is_said_and_the_next_time_comes() {
     let next = desk.engine.pass_due_times(at("2026-03-01T01:00:00Z")).unwrap();
     assert_eq!(next, Some(at("2026-03-01T02:00:00Z")));
     assert!(desk.last("back").unwrap().message.starts_with("refused: the site site-0 has no earlier version"));
+}
+
+#[test]
+fn an_audit_is_due_like_anything_else_and_knows_how_it_is_to_be_done() {
+    let desk = Desk::new(1, 1);
+    let start = at("2026-03-01T00:00:00Z");
+    let action = Action::Audit { full: true, repair: true };
+    desk.add(&Schedule { action, ..schedule("nightly", site(0), cron("0 * * * *"), start) });
+    desk.engine.pass_due_times(at("2026-03-01T01:00:00Z")).unwrap();
+    assert!(desk.last("nightly").unwrap().message.contains("never published"), "{:?}", desk.last("nightly"));
+    let group: GroupName = "all".parse().unwrap();
+    let view = View {
+        site: site(0),
+        group,
+        version: common::manifest::Manifest::default().version(),
+        assignment: AssignmentNumber(1),
+        run: RunNumber(1),
+        published: start,
+        previous: None,
+    };
+    desk.engine.pass_due_times(at("2026-03-01T02:00:00Z")).unwrap();
+    let other = desk.engine.store.create_run(&site(0), &view.group, RunKind::Publish, &json!({}), &[], start).unwrap();
+    desk.finish(other.run, &Effects { view: Some(view), ..Effects::default() });
+    desk.engine.pass_due_times(at("2026-03-01T03:00:00Z")).unwrap();
+    let (run, request, _) = desk.engine.store.unfinished_runs().unwrap().remove(0);
+    assert_eq!((run.kind, &request["full"], &request["repair"]), (RunKind::Audit, &json!(true), &json!(true)));
+    assert_eq!(request["quorum"], json!("1"), "each server that can be repaired is");
 }
 
 /// A week with a change of clocks in it: 500 schedules on 20 sites of 3 servers, runs that take up to

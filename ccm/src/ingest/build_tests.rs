@@ -93,6 +93,8 @@ impl Bench {
             live: LivePolicy { directory: "/srv/www/shop".into(), ..LivePolicy::default() },
             created: WallTime(1),
             expires: WallTime(2),
+            extra: common::assignment::Extra::Remove,
+            linger_seconds: 0,
         }
     }
 

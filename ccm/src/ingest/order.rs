@@ -1,4 +1,4 @@
-//! Assignments that carry neither commands nor data: commit, undo, rollback.
+//! Assignments that carry neither commands nor data: commit, undo, rollback, audit.
 
 use common::assignment::{Draft, Effect, Kind, head};
 use common::digest::Version;
@@ -11,7 +11,7 @@ use common::keys::PublishKey;
 #[must_use]
 pub fn build_order(draft: Draft, result: Version, key: &PublishKey) -> Vec<u8> {
     match draft.kind {
-        Kind::Commit { .. } | Kind::Undo { .. } | Kind::Rollback => {}
+        Kind::Commit { .. } | Kind::Undo { .. } | Kind::Rollback | Kind::Audit { .. } => {}
         Kind::Prepare | Kind::Inventory => panic!("a {:?} has commands and is no order", draft.kind),
     }
     head(draft, Effect::of_order(result), &[], &[], key).expect("packing nothing takes next to no memory")

@@ -112,6 +112,8 @@ mod tests {
                 live: "/live".into(),
                 exclude: Vec::new(),
                 wan: "auto".into(),
+                extra: common::assignment::Extra::Remove,
+                linger_seconds: 0,
                 created: common::time::WallTime(1),
             })
             .expect("a site");

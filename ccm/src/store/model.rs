@@ -1,5 +1,6 @@
 //! A run as the API shows it and as it is stored: one execution of a job.
 
+use common::audit::AuditReport;
 use common::digest::Version;
 use common::ids::{GroupName, JobNumber, RunNumber, SegmentName, ServerName, SiteName};
 use common::time::WallTime;
@@ -19,6 +20,10 @@ pub enum RunKind {
     Rollback,
     /// Back to a checkpoint.
     Restore,
+    /// Live trees are compared with the version that they should be, and repaired if asked.
+    Audit,
+    /// What is live is sent whole, whatever the servers have.
+    Replicate,
 }
 
 impl RunKind {
@@ -30,6 +35,8 @@ impl RunKind {
             Self::Synchronize => "synchronize",
             Self::Rollback => "rollback",
             Self::Restore => "restore",
+            Self::Audit => "audit",
+            Self::Replicate => "replicate",
         }
     }
 }
@@ -112,6 +119,9 @@ pub struct RunServer {
     pub state: String,
     /// Why it failed, for people.
     pub reason: Option<String>,
+    /// For an audit: what was found.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub audit: Option<AuditReport>,
 }
 
 /// A run, whole.

@@ -29,6 +29,13 @@ pub enum Action {
     },
     /// Keep what is live as a checkpoint.
     Checkpoint,
+    /// Compare live trees with the version that they should be.
+    Audit {
+        /// Whether every file is read.
+        full: bool,
+        /// Whether what has drifted is brought back.
+        repair: bool,
+    },
 }
 
 /// What a schedule does when something stands in its way.

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::path::PathBuf;
 
+use common::assignment::Extra;
 use common::digest::Version;
 use common::ids::{
     AssignmentNumber, CheckpointName, GroupName, RunNumber, SegmentName, ServerId, ServerName, SiteName,
@@ -16,7 +17,9 @@ use serde::{Deserialize, Serialize};
 use super::channels::give_free;
 use super::error::{StoreError, Thing};
 use super::fleet::ServerRecord;
-use super::row::{integer, json, number, number_option, server_id, text, time, to_json, version, version_option};
+use super::row::{
+    checked, integer, json, number, number_option, server_id, text, time, to_json, version, version_option,
+};
 use super::{Doing as _, Store};
 
 /// A hosted site: one content tree that is published as a whole.
@@ -32,6 +35,10 @@ pub struct Site {
     pub exclude: Vec<String>,
     /// How its assignments cross the WAN: auto, star, tree or mesh.
     pub wan: String,
+    /// What becomes of what servers hold and nobody published.
+    pub extra: Extra,
+    /// How long files that a publish removes can still be reached, in seconds; 0: not at all.
+    pub linger_seconds: u32,
     /// When it was set up.
     pub created: WallTime,
 }
@@ -105,7 +112,8 @@ impl Store {
         let changed = self
             .lock()
             .execute(
-                "INSERT INTO sites (name, staging, live, exclude, wan, created) VALUES (?1, ?2, ?3, ?4, ?5, ?6) \
+                "INSERT INTO sites (name, staging, live, exclude, wan, created, extra, linger_seconds) \
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8) \
                  ON CONFLICT (name) DO NOTHING",
                 params![
                     site.name.as_str(),
@@ -113,7 +121,9 @@ impl Store {
                     site.live,
                     exclude,
                     site.wan,
-                    integer(site.created.0)
+                    integer(site.created.0),
+                    site.extra.as_str(),
+                    site.linger_seconds
                 ],
             )
             .doing("adding a site")?;
@@ -127,7 +137,7 @@ impl Store {
     pub fn site(&self, name: &SiteName) -> Result<Option<Site>, StoreError> {
         self.lock()
             .query_row(
-                "SELECT name, staging, live, exclude, wan, created FROM sites WHERE name = ?1",
+                "SELECT name, staging, live, exclude, wan, created, extra, linger_seconds FROM sites WHERE name = ?1",
                 params![name.as_str()],
                 site_row,
             )
@@ -142,10 +152,27 @@ impl Store {
     pub fn sites(&self) -> Result<Vec<Site>, StoreError> {
         let connection = self.lock();
         let mut statement = connection
-            .prepare_cached("SELECT name, staging, live, exclude, wan, created FROM sites ORDER BY name")
+            .prepare_cached(
+                "SELECT name, staging, live, exclude, wan, created, extra, linger_seconds FROM sites ORDER BY name",
+            )
             .doing("reading the sites")?;
         let rows = statement.query_map([], site_row).doing("reading the sites")?;
         rows.collect::<rusqlite::Result<_>>().doing("reading the sites")
+    }
+
+    /// Changes what a site does about what nobody published, and about what a publish removes.
+    ///
+    /// # Errors
+    /// [`StoreError::Unknown`].
+    pub fn set_site_policy(&self, name: &SiteName, extra: Extra, linger_seconds: u32) -> Result<(), StoreError> {
+        let changed = self
+            .lock()
+            .execute(
+                "UPDATE sites SET extra = ?2, linger_seconds = ?3 WHERE name = ?1",
+                params![name.as_str(), extra.as_str(), linger_seconds],
+            )
+            .doing("changing a site")?;
+        removed(changed, Thing::Site, name.as_str())
     }
 
     /// Removes a site with its groups, views, snapshots and checkpoints. Its runs stay as history.
@@ -455,6 +482,8 @@ fn site_row(row: &Row<'_>) -> rusqlite::Result<Site> {
         exclude: json(row, 3)?,
         wan: row.get(4)?,
         created: time(row, 5)?,
+        extra: checked(row, 6, |text: String| Extra::named(&text).ok_or("no policy for what nobody published"))?,
+        linger_seconds: row.get(7)?,
     })
 }
 

@@ -35,6 +35,8 @@ fn site(name: &str) -> Site {
         live: "/srv/www/{server}".to_owned(),
         exclude: vec!["*.tmp".to_owned()],
         wan: "auto".to_owned(),
+        extra: common::assignment::Extra::Remove,
+        linger_seconds: 0,
         created: NOW,
     }
 }

@@ -25,6 +25,12 @@ pub enum Kind {
     },
     /// Stage the backup tree, which must be the result version, and wait for the commit.
     Rollback,
+    /// Compare live with the version that it should be, and report how it differs; change nothing.
+    Audit {
+        /// Read every file, instead of only those whose size, times or inode are not as they were
+        /// when they were last read.
+        full: bool,
+    },
 }
 
 /// What the live tree must be for an assignment to apply.
@@ -35,6 +41,38 @@ pub enum Base {
     /// Whatever is there: commands describe the whole result, and content may come from what is
     /// found locally by digest (first publish, adoption, synchronise, replicate).
     Any,
+}
+
+/// What becomes of what live holds and nobody published: files that somebody put there by hand, or that
+/// an application made outside of the excluded paths. Grows at the end only.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Extra {
+    /// It does not come along to the next version; until the one after that it is in the backup.
+    #[default]
+    Remove,
+    /// It comes along, and is no drift.
+    Keep,
+    /// The server does not prepare, and says what it found.
+    Fail,
+}
+
+impl Extra {
+    /// As it is written.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Remove => "remove",
+            Self::Keep => "keep",
+            Self::Fail => "fail",
+        }
+    }
+
+    /// The one that is written so.
+    #[must_use]
+    pub fn named(name: &str) -> Option<Self> {
+        [Self::Remove, Self::Keep, Self::Fail].into_iter().find(|extra| extra.as_str() == name)
+    }
 }
 
 /// What to do about the live directory.
@@ -100,6 +138,10 @@ pub struct Header {
     pub created: WallTime,
     /// Refused after this: a commit's deadline, an assignment's time to live.
     pub expires: WallTime,
+    /// What becomes of what nobody published. Since format 3.
+    pub extra: Extra,
+    /// How long files that this removes can still be reached, in seconds; 0: not at all. Since format 3.
+    pub linger_seconds: u32,
 }
 
 /// What a reader accepts before it stores a byte for it. One place, all bounds.

@@ -20,7 +20,7 @@ mod writer;
 
 pub use block::{BLOCK_RAW_BYTES_MAX, BlockInfo, Codec, REFERENCE_BYTES_MAX, Stretch, pack, unpack};
 pub use command::{ApplyError, Command, Content, Extent, UNKNOWN_DIGEST, apply};
-pub use header::{Base, Header, Kind, Limits, LivePolicy};
+pub use header::{Base, Extra, Header, Kind, Limits, LivePolicy};
 pub use reader::{AssignmentError, AssignmentReader};
 pub use wire::encode_commands;
 pub use writer::{Draft, Effect, head};
@@ -28,6 +28,8 @@ pub use writer::{Draft, Effect, head};
 /// First bytes of every assignment file.
 pub const MAGIC: [u8; 8] = *b"PRESSRUN";
 /// The format version that this program writes.
-pub const FORMAT: u16 = 2;
+pub const FORMAT: u16 = 3;
+/// The oldest format that it reads: that of format 3 without the last two fields of its header.
+pub const FORMAT_OLDEST: u16 = 2;
 /// Domain of the header's signature.
 pub const HEADER_DOMAIN: &str = "pressrun assignment header 1";

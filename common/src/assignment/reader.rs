@@ -4,7 +4,9 @@
 use std::io::{self, Read, Seek, SeekFrom};
 
 use super::wire::decode_commands;
-use super::{BLOCK_RAW_BYTES_MAX, BlockInfo, Codec, Command, FORMAT, HEADER_DOMAIN, Header, Limits, MAGIC, unpack};
+use super::{
+    BLOCK_RAW_BYTES_MAX, BlockInfo, Codec, Command, FORMAT, FORMAT_OLDEST, HEADER_DOMAIN, Header, Limits, MAGIC, unpack,
+};
 use crate::digest::Digest;
 use crate::keys::{BadSignature, PublishKeys, Signature};
 
@@ -24,7 +26,7 @@ pub enum AssignmentError {
     #[error("the file is no assignment: its first bytes are wrong")]
     Magic,
     /// Written by another version.
-    #[error("the assignment has format {found}, this program reads {FORMAT}")]
+    #[error("the assignment has format {found}, this program reads {FORMAT_OLDEST} to {FORMAT}")]
     Format {
         /// Its format.
         found: u16,
@@ -106,16 +108,20 @@ impl<R: Read + Seek> AssignmentReader<R> {
             return Err(AssignmentError::Magic);
         }
         let format = u16::from_le_bytes([fixed[8], fixed[9]]);
-        if format != FORMAT {
+        if !(FORMAT_OLDEST..=FORMAT).contains(&format) {
             return Err(AssignmentError::Format { found: format });
         }
         let header_bytes = u32::from_le_bytes([fixed[10], fixed[11], fixed[12], fixed[13]]);
         check_limit("header", header_bytes.into(), limits.header_bytes_max.into())?;
-        let raw_header = read_vec(&mut file, header_bytes.into(), "header")?;
+        let mut raw_header = read_vec(&mut file, header_bytes.into(), "header")?;
         let epoch = u32::from_le_bytes(read_array(&mut file, "key epoch")?);
         let signature = Signature(read_array(&mut file, "signature")?);
         if let Some(keys) = keys {
             keys.verify(epoch, HEADER_DOMAIN, &raw_header, &signature)?;
+        }
+        if format == FORMAT_OLDEST {
+            // What nobody published is removed, and what is removed does not linger.
+            raw_header.extend_from_slice(&[0, 0]);
         }
         let header: Header = decode(&raw_header, "header")?;
 
@@ -261,7 +267,7 @@ fn decode<T: serde::de::DeserializeOwned>(bytes: &[u8], part: &'static str) -> R
 mod tests {
     use std::io::Cursor;
 
-    use super::super::{Base, Content, Draft, Effect, Extent, Kind, LivePolicy, apply, head, pack};
+    use super::super::{Base, Content, Draft, Effect, Extent, Extra, Kind, LivePolicy, apply, head, pack};
     use super::*;
     use crate::ids::{AssignmentNumber, ClusterId, RunNumber, Sequence, ServerId};
     use crate::keys::{PublishKey, SecretKey};
@@ -302,6 +308,8 @@ mod tests {
             live: LivePolicy { directory: "/srv/www/shop".into(), ..LivePolicy::default() },
             created: WallTime(0),
             expires: WallTime(1),
+            extra: Extra::Remove,
+            linger_seconds: 0,
         };
         let result = apply(&Manifest::default(), &commands).expect("fits");
         let effect = Effect::of_tree(Base::Any, &result, content.len() as u64);

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::{Base, BlockInfo, Command, FORMAT, HEADER_DOMAIN, Header, Kind, LivePolicy, MAGIC, encode_commands};
+use super::{Base, BlockInfo, Command, Extra, FORMAT, HEADER_DOMAIN, Header, Kind, LivePolicy, MAGIC, encode_commands};
 use crate::digest::{Digest, Version};
 use crate::ids::{AssignmentNumber, ClusterId, GroupName, RunNumber, Sequence, ServerId, SiteName};
 use crate::keys::PublishKey;
@@ -34,6 +34,10 @@ pub struct Draft {
     pub created: WallTime,
     /// Refused after this.
     pub expires: WallTime,
+    /// What becomes of what nobody published.
+    pub extra: Extra,
+    /// How long files that this removes can still be reached, in seconds; 0: not at all.
+    pub linger_seconds: u32,
 }
 
 /// What an assignment leads from and to, which whoever builds it knows; each field stands in the
@@ -99,7 +103,21 @@ pub fn head(
     let raw = encode_commands(commands, blocks);
     let packed = compress(&raw)?;
     let table = compress(&postcard::to_stdvec(blocks).expect("the block table is plain data"))?;
-    let Draft { cluster, site, group, number, run, kind, sequence, targets, live, created, expires } = draft;
+    let Draft {
+        cluster,
+        site,
+        group,
+        number,
+        run,
+        kind,
+        sequence,
+        targets,
+        live,
+        created,
+        expires,
+        extra,
+        linger_seconds,
+    } = draft;
     let Effect { base, result, result_entries, result_bytes, space_bytes } = effect;
     let header = Header {
         cluster,
@@ -125,6 +143,8 @@ pub fn head(
         data_bytes: blocks.iter().map(|block| u64::from(block.packed_bytes)).sum(),
         created,
         expires,
+        extra,
+        linger_seconds,
     };
     let header = postcard::to_stdvec(&header).expect("the header is plain data");
     let signature = key.key.sign(HEADER_DOMAIN, &header);

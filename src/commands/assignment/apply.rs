@@ -78,7 +78,7 @@ pub(super) fn apply(args: &ApplyArgs) -> Result<Answer, AssignmentCommandError> 
     drop(reader);
     match header.kind {
         Kind::Prepare | Kind::Rollback => {}
-        Kind::Inventory | Kind::Commit { .. } | Kind::Undo { .. } => {
+        Kind::Inventory | Kind::Commit { .. } | Kind::Undo { .. } | Kind::Audit { .. } => {
             return Err(AssignmentCommandError::Kind { path: args.file.clone(), kind: kind(header.kind) });
         }
     }
@@ -104,7 +104,11 @@ pub(super) fn apply(args: &ApplyArgs) -> Result<Answer, AssignmentCommandError> 
         Outcome::Prepared { .. } => match trees.commit_by_hand(header.number) {
             Outcome::Committed { version } | Outcome::CommittedHookFailed { version, .. } => version,
             Outcome::Refused(refusal) => return Err(refused(refusal)),
-            Outcome::Received | Outcome::Missing(_) | Outcome::Prepared { .. } | Outcome::Undone { .. } => {
+            Outcome::Received
+            | Outcome::Missing(_)
+            | Outcome::Prepared { .. }
+            | Outcome::Undone { .. }
+            | Outcome::Audited(_) => {
                 unreachable!("a commit is done or refused")
             }
         },
@@ -112,6 +116,7 @@ pub(super) fn apply(args: &ApplyArgs) -> Result<Answer, AssignmentCommandError> 
         Outcome::Received
         | Outcome::Missing(_)
         | Outcome::Committed { .. }
+        | Outcome::Audited(_)
         | Outcome::CommittedHookFailed { .. }
         | Outcome::Undone { .. } => {
             unreachable!("a prepare or rollback is prepared or refused")

@@ -10,7 +10,7 @@ use ccm::ingest::directory::Directory;
 use ccm::ingest::level::Level;
 use ccm::ingest::scan::{ScanError, ScanLimits};
 use ccm::trust::read_publish_key;
-use common::assignment::{Draft, Kind, LivePolicy};
+use common::assignment::{Draft, Extra, Kind, LivePolicy};
 use common::exclude::Exclude;
 use common::ids::{AssignmentNumber, ClusterId, RunNumber, Sequence, SiteName};
 use common::keys::PublishKey;
@@ -114,6 +114,8 @@ fn draft(args: &BuildArgs) -> Draft {
         },
         created: now,
         expires: now.after(args.ttl),
+        extra: Extra::Remove,
+        linger_seconds: 0,
     }
 }
 

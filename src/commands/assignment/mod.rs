@@ -100,5 +100,6 @@ fn kind(kind: Kind) -> &'static str {
         Kind::Commit { .. } => "commit",
         Kind::Undo { .. } => "undo",
         Kind::Rollback => "rollback",
+        Kind::Audit { .. } => "audit",
     }
 }

@@ -8,7 +8,7 @@ use ccm::ingest::build::{BuildRequest, build};
 use ccm::ingest::content::ContentStore;
 use ccm::ingest::level::Level;
 use ccm::ingest::order::build_order;
-use common::assignment::{Draft, Kind, LivePolicy};
+use common::assignment::{Draft, Extra, Kind, LivePolicy};
 use common::digest::{Digest, Version};
 use common::ids::{AssignmentNumber, ClusterId, RunNumber, Sequence, ServerId};
 use common::keys::{PublishKey, PublishKeys, SecretKey};
@@ -79,6 +79,8 @@ impl Publisher {
             live: self.policy.clone(),
             created: WallTime(0),
             expires: NOW.after(Duration::from_secs(3600)),
+            extra: Extra::Remove,
+            linger_seconds: 0,
         }
     }
 

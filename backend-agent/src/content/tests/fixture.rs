@@ -6,7 +6,7 @@ use std::os::unix::fs::{MetadataExt as _, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use common::assignment::{
-    Base, BlockInfo, Command, Content, Draft, Effect, Extent, Kind, LivePolicy, Stretch, apply, head, pack,
+    Base, BlockInfo, Command, Content, Draft, Effect, Extent, Extra, Kind, LivePolicy, Stretch, apply, head, pack,
 };
 use common::digest::{Digest, Version};
 use common::ids::{AssignmentNumber, ClusterId, RunNumber, Sequence, ServerId};
@@ -229,6 +229,8 @@ pub(super) struct Site {
     pub(super) trees: Option<SiteTrees>,
     pub(super) next: u64,
     pub(super) policy: LivePolicy,
+    pub(super) extra: Extra,
+    pub(super) linger_seconds: u32,
     pub(super) now: WallTime,
 }
 
@@ -247,7 +249,17 @@ impl Site {
     pub(super) fn at(root: tempfile::TempDir) -> Self {
         let live = root.path().join("shop");
         let state = root.path().join(".shop.pressrun");
-        Self { root, live, state, trees: None, next: 1, policy: LivePolicy::default(), now: NOW }
+        Self {
+            root,
+            live,
+            state,
+            trees: None,
+            next: 1,
+            policy: LivePolicy::default(),
+            extra: Extra::Remove,
+            linger_seconds: 0,
+            now: NOW,
+        }
     }
 
     /// With this content published and committed.
@@ -290,7 +302,9 @@ impl Site {
             targets: vec![OWN],
             live: self.policy.clone(),
             created: WallTime(0),
-            expires: NOW.after(std::time::Duration::from_secs(60)),
+            expires: self.now.after(std::time::Duration::from_secs(60)),
+            extra: self.extra,
+            linger_seconds: self.linger_seconds,
         }
     }
 
@@ -387,7 +401,8 @@ pub(super) fn refusal(outcome: &Outcome) -> RefusalCode {
         | Outcome::Prepared { .. }
         | Outcome::Committed { .. }
         | Outcome::CommittedHookFailed { .. }
-        | Outcome::Undone { .. } => panic!("not refused: {outcome:?}"),
+        | Outcome::Undone { .. }
+        | Outcome::Audited(_) => panic!("not refused: {outcome:?}"),
     }
 }
 

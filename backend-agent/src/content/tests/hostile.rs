@@ -171,6 +171,7 @@ fn times_out_of_all_bounds_harm_nothing() {
             | Outcome::Received
             | Outcome::Missing(_)
             | Outcome::Committed { .. }
+            | Outcome::Audited(_)
             | Outcome::CommittedHookFailed { .. }
             | Outcome::Undone { .. }) => assert_eq!(refusal(&outcome), RefusalCode::Io, "{mtime}"),
         }

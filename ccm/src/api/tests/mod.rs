@@ -73,6 +73,12 @@ impl Operations for Fake {
     fn restore(&self, request: RestoreRequest) -> BoxFuture<'_, Result<Accepted, OperationError>> {
         Box::pin(async move { self.note(format!("{request:?}"), ACCEPTED) })
     }
+    fn audit(&self, request: AuditRequest) -> BoxFuture<'_, Result<Accepted, OperationError>> {
+        Box::pin(async move { self.note(format!("{request:?}"), ACCEPTED) })
+    }
+    fn mend(&self, request: MendRequest) -> BoxFuture<'_, Result<Accepted, OperationError>> {
+        Box::pin(async move { self.note(format!("{request:?}"), ACCEPTED) })
+    }
     fn checkpoint(&self, request: CheckpointRequest) -> BoxFuture<'_, Result<Checkpoint, OperationError>> {
         Box::pin(async move {
             let name = request.name.clone().unwrap_or_else(|| CheckpointName::new("made-up").unwrap());

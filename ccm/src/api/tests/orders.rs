@@ -126,6 +126,44 @@ async fn orders_reach_the_engine_as_they_were_given() {
 }
 
 #[tokio::test]
+async fn audits_and_what_mends_servers_reach_the_engine_as_they_were_asked_for() {
+    let ccm = ccm().with_site().await;
+    let site = SiteName::new("www").unwrap();
+    let body = json!({"group": "all", "full": true, "repair": true, "timeout_seconds": 60});
+    let reply = ccm.call(Role::Publisher, "POST", "/api/v1/sites/www/audit", body).await;
+    assert_eq!(reply.status, StatusCode::ACCEPTED);
+    let group = Some(GroupName::new("all").unwrap());
+    let timeout = Some(Duration::from_secs(60));
+    let expected = AuditRequest { site: site.clone(), group, full: true, repair: true, timeout };
+    assert_eq!(ccm.fake.asked().pop(), Some(format!("{expected:?}")));
+    for (word, replicate) in [("synchronize", false), ("replicate", true)] {
+        let path = format!("/api/v1/sites/www/{word}");
+        let reply = ccm.call(Role::Publisher, "POST", &path, json!({"servers": ["web1"]})).await;
+        assert_eq!(reply.status, StatusCode::ACCEPTED, "{word}");
+        let servers = vec!["web1".parse().unwrap()];
+        let expected = MendRequest { site: site.clone(), group: None, servers, replicate };
+        assert_eq!(ccm.fake.asked().pop(), Some(format!("{expected:?}")));
+    }
+}
+
+#[tokio::test]
+async fn the_policy_of_a_site_is_shown_and_changed_bit_by_bit() {
+    let ccm = ccm().with_site().await;
+    let (site, policy) = ("/api/v1/sites/www", "/api/v1/sites/www/policy");
+    let shown = ccm.admin("GET", site, Value::Null).await.body;
+    assert_eq!((&shown["extra"], &shown["linger_seconds"]), (&json!("remove"), &json!(0)));
+    let changed = ccm.call(Role::Operator, "POST", policy, json!({"extra": "keep"})).await;
+    assert_eq!((changed.status, &changed.body["extra"]), (StatusCode::OK, &json!("keep")));
+    assert_eq!(ccm.admin("POST", policy, json!({"linger_seconds": 600})).await.status, StatusCode::OK);
+    let shown = ccm.admin("GET", site, Value::Null).await.body;
+    assert_eq!((&shown["extra"], &shown["linger_seconds"]), (&json!("keep"), &json!(600)));
+    let week = json!({"linger_seconds": 7 * 24 * 3600 + 1});
+    assert_eq!(ccm.admin("POST", policy, week).await.problem(), (422, "bad-linger"));
+    assert_eq!(ccm.admin("POST", policy, json!({"extra": "burn"})).await.problem(), (422, "bad-request"));
+    assert_eq!(ccm.admin("POST", "/api/v1/sites/none/policy", json!({})).await.problem(), (404, "unknown-site"));
+}
+
+#[tokio::test]
 async fn orders_that_make_no_sense_do_not_reach_the_engine() {
     let ccm = ccm().with_site().await;
     for (path, body, code) in [
@@ -140,6 +178,11 @@ async fn orders_that_make_no_sense_do_not_reach_the_engine() {
         ("www/publish", json!({"timeout_seconds": 0}), (422, "bad-timeout")),
         ("www/publish", json!({"quorom": "3"}), (422, "bad-request")),
         ("www/rollback", json!({"quorum": "most"}), (422, "bad-quorum")),
+        ("none/audit", json!({}), (404, "unknown-site")),
+        ("www/audit", json!({"timeout_seconds": 0}), (422, "bad-timeout")),
+        ("www/audit", json!({"deep": true}), (422, "bad-request")),
+        ("none/synchronize", json!({}), (404, "unknown-site")),
+        ("www/replicate", json!({"servers": ["-"]}), (422, "bad-request")),
         ("www/checkpoints/none/restore", json!({}), (404, "unknown-checkpoint")),
     ] {
         let reply = ccm.admin("POST", &format!("/api/v1/sites/{path}"), body.clone()).await;

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::atomic::Ordering;
 
 use common::assignment::Kind;
-use common::digest::Digest;
+use common::digest::{Digest, Version};
 use common::errors::chain;
 use common::ids::ServerId;
 use common::manifest::Manifest;
@@ -15,7 +15,10 @@ use crate::engine::order::{Body, Frame, Sealed};
 use crate::engine::{EngineError, blocking, now};
 use crate::ingest::diff::keep_times;
 use crate::ingest::inventory::needed_of;
-use crate::store::{RunKind, RunState, View};
+use crate::store::{RunKind, RunState, ServerRecord, View};
+
+/// State of a server that a synchronization left alone.
+pub(super) const CURRENT: &str = "current";
 
 impl Execution {
     /// Ingest and build: which version, from which base, with what content.
@@ -35,6 +38,7 @@ impl Execution {
         self.run.result = Some(version);
 
         self.await_members().await;
+        self.leave_current_alone(version)?;
         let online = self.engine.hub.online();
         let present: Vec<ServerId> =
             self.members.iter().map(|member| member.id).filter(|id| online.contains_key(id)).collect();
@@ -44,7 +48,7 @@ impl Execution {
             }
         }
         let fresh: Vec<ServerId> = match &view {
-            Some(view) if self.run.kind != RunKind::Synchronize => present
+            Some(view) if !self.mends() => present
                 .iter()
                 .copied()
                 .filter(|id| self.engine.hub.live(*id, &self.site.name) == Some(view.version))
@@ -68,7 +72,8 @@ impl Execution {
         let sealed = if is_rollback {
             self.engine.seal(&frame, &Body::Order(Kind::Rollback), &targets, None, &self.cancel)?
         } else {
-            let needed = if self.resume.any_base && (self.request.adopt || view.is_some()) {
+            let asks = self.run.kind != RunKind::Replicate && (self.request.adopt || view.is_some());
+            let needed = if self.resume.any_base && asks {
                 Some(self.inventory(&frame, &result, &mut targets).await?)
             } else {
                 None
@@ -87,8 +92,26 @@ impl Execution {
         Ok(())
     }
 
+    /// Servers that have the version already are not synchronised; with all of them there is nothing to do.
+    fn leave_current_alone(&mut self, version: Version) -> Result<(), Stop> {
+        if self.run.kind != RunKind::Synchronize {
+            return Ok(());
+        }
+        let (engine, site) = (&self.engine, &self.site.name);
+        let (current, stale): (Vec<ServerRecord>, Vec<ServerRecord>) =
+            self.members.drain(..).partition(|member| engine.hub.live(member.id, site) == Some(version));
+        for member in &current {
+            self.recorder.server(member.id, CURRENT, None);
+        }
+        self.members = stale;
+        if self.members.is_empty() {
+            return Err(Stop::End(RunState::Done, "every server had it already".to_owned()));
+        }
+        Ok(())
+    }
+
     /// Gives servers that may be back in a moment (a new leader is being elected) the time for it.
-    async fn await_members(&self) {
+    pub(super) async fn await_members(&self) {
         let ids: Vec<ServerId> = self.members.iter().map(|member| member.id).collect();
         let mut changes = self.engine.hub.changes();
         while self.engine.hub.may_return(&ids) && !self.cancel.load(Ordering::Relaxed) {
@@ -109,7 +132,7 @@ impl Execution {
                 self.engine.content.put_manifest(&manifest)?;
                 Ok(manifest)
             }
-            RunKind::Synchronize => {
+            RunKind::Synchronize | RunKind::Audit | RunKind::Replicate => {
                 let version = view.ok_or(EngineError::NoResult { run: self.run.run })?.version;
                 if self.request.version.is_some_and(|wanted| wanted != version) {
                     let message = "another version was published meanwhile".to_owned();
@@ -161,7 +184,8 @@ impl Execution {
                 | Outcome::Prepared { .. }
                 | Outcome::Committed { .. }
                 | Outcome::CommittedHookFailed { .. }
-                | Outcome::Undone { .. } => (),
+                | Outcome::Undone { .. }
+                | Outcome::Audited(_) => (),
             }
         }
         targets.retain(|target| matches!(progress.outcomes.get(target), Some(Outcome::Missing(_))));

@@ -130,7 +130,8 @@ impl Execution {
                 | Outcome::Missing(_)
                 | Outcome::Committed { .. }
                 | Outcome::CommittedHookFailed { .. }
-                | Outcome::Undone { .. } => (),
+                | Outcome::Undone { .. }
+                | Outcome::Audited(_) => (),
             }
         }
         if self.recorder.take_changed() {
@@ -146,7 +147,9 @@ impl Execution {
     pub(super) async fn commit(&mut self, quorum: usize) -> Result<(RunState, String), Stop> {
         let Some(number) = self.resume.commit else { return Err(EngineError::NoResult { run: self.run.run }.into()) };
         self.engine.send_out(number, self.wan())?;
-        let progress = self.wait(number, COMMIT_LIFE, |progress| progress.answered).await?;
+        let cancel = self.cancel.clone();
+        let done = move |progress: &Progress| progress.answered || cancel.load(Ordering::Relaxed);
+        let progress = self.wait(number, COMMIT_LIFE, done).await?;
         let result = self.result()?;
         let committed: Vec<ServerId> = progress
             .outcomes
@@ -169,6 +172,10 @@ impl Execution {
         }
         for server in &progress.unanswered {
             self.recorder.server(*server, "offline", Some("did not confirm the commit".into()));
+        }
+        if !progress.answered && self.cancel.load(Ordering::Relaxed) {
+            let message = "cancelled while it was being committed: undone everywhere".to_owned();
+            return self.abort(RunState::RolledBack, message).await;
         }
         if committed.len() < quorum {
             let message = format!(
@@ -222,7 +229,8 @@ impl Execution {
                 | Outcome::Missing(_)
                 | Outcome::Prepared { .. }
                 | Outcome::Committed { .. }
-                | Outcome::CommittedHookFailed { .. } => (),
+                | Outcome::CommittedHookFailed { .. }
+                | Outcome::Audited(_) => (),
             }
         }
         Ok((state, message))

@@ -31,7 +31,8 @@ impl Execution {
             (RunKind::Rollback, None) => Some(self.set_hold("rolled back")),
             (RunKind::Restore, None) => Some(self.set_hold("restored a checkpoint")),
             (RunKind::Publish, None) => Some(HoldChange::Lift(self.site.name.clone(), self.group.name.clone())),
-            (RunKind::Rollback | RunKind::Restore | RunKind::Publish, Some(_)) | (RunKind::Synchronize, _) => None,
+            (RunKind::Rollback | RunKind::Restore | RunKind::Publish, Some(_))
+            | (RunKind::Synchronize | RunKind::Audit | RunKind::Replicate, _) => None,
         }
     }
 
@@ -44,7 +45,7 @@ impl Execution {
         let everybody = committed.len() == self.members.len();
         let wanted =
             self.members.iter().map(|member| (self.site.name.clone(), self.group.name.clone(), member.id, result));
-        let effects = if self.run.kind == RunKind::Synchronize {
+        let effects = if self.mends() {
             // Brings servers to the version that the view has already.
             Effects::default()
         } else {
@@ -74,7 +75,10 @@ impl Execution {
                 hold: self.hold_after(),
             }
         };
-        let (state, message) = if everybody {
+        let (state, message) = if self.run.kind == RunKind::Audit {
+            self.repaired(committed);
+            self.audited()
+        } else if everybody {
             (RunState::Done, format!("live on {}", servers(committed.len())))
         } else {
             let reasons = self.recorder.reasons();

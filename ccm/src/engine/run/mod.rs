@@ -10,9 +10,10 @@
 //! quorum has committed.
 //!
 //! In reading order: the steps (this file), what is sent ([`assign`]), how it is sent and answered
-//! ([`deliver`]), what remains ([`finish`]).
+//! ([`deliver`]), what remains ([`finish`]); what an audit does before that ([`audit`]).
 
 mod assign;
+mod audit;
 mod deliver;
 mod finish;
 
@@ -23,7 +24,7 @@ use std::time::Duration;
 use common::assignment::{Kind, LivePolicy};
 use common::digest::Version;
 use common::errors::chain;
-use common::ids::{AssignmentNumber, ScheduleName};
+use common::ids::{AssignmentNumber, ScheduleName, ServerId};
 use serde::{Deserialize, Serialize};
 
 use super::order::{Body, Frame};
@@ -31,7 +32,7 @@ use super::quorum::Quorum;
 use super::record::Recorder;
 use super::wan::WanPolicy;
 use super::{Engine, EngineError, now};
-use crate::store::{Effects, Group, Run, RunState, ServerRecord, Site};
+use crate::store::{Effects, Group, Run, RunKind, RunState, ServerRecord, Site};
 
 /// How long servers have to commit once the decision has fallen. 15 s: an election and a slow disk
 /// fit in; live trees differ for no longer.
@@ -61,6 +62,12 @@ pub struct RunRequest {
     /// The version to go to, for a restore.
     #[serde(default)]
     pub version: Option<Version>,
+    /// For an audit: read every file.
+    #[serde(default)]
+    pub full: bool,
+    /// For an audit: bring what has drifted back.
+    #[serde(default)]
+    pub repair: bool,
     /// The schedule that asked for it.
     #[serde(default)]
     pub schedule: Option<ScheduleName>,
@@ -76,6 +83,11 @@ pub(super) struct Resume {
     prepare: Option<AssignmentNumber>,
     commit: Option<AssignmentNumber>,
     undo: Option<AssignmentNumber>,
+    #[serde(default)]
+    audit: Option<AssignmentNumber>,
+    /// Servers that an audit found drifted and that are being repaired.
+    #[serde(default)]
+    repair: Option<Vec<ServerId>>,
     /// Why the run is being undone.
     end: Option<(RunState, String)>,
 }
@@ -134,6 +146,8 @@ impl Execution {
             members.extend(engine.store.server(&id)?);
         }
         let recorder = Recorder::new(&run, &members);
+        // Those that a synchronization left alone before a restart.
+        members.retain(|member| !recorder.stands(member.id, assign::CURRENT));
         let cancel = engine.cancel_flag(run.run);
         Ok(Self { engine, run, request, resume, site, group, members, recorder, cancel })
     }
@@ -160,8 +174,8 @@ impl Execution {
             let effects = self.after_undo(state, &message);
             self.end(state, message, &effects);
         }
-        let Resume { inventory, prepare, commit, undo, .. } = self.resume;
-        for number in [inventory, prepare, commit, undo].into_iter().flatten() {
+        let Resume { inventory, prepare, commit, undo, audit, .. } = self.resume;
+        for number in [inventory, prepare, commit, undo, audit].into_iter().flatten() {
             self.engine.hub.finish(number);
             self.engine.forget_object(number);
         }
@@ -214,6 +228,11 @@ impl Execution {
         if self.members.is_empty() {
             return Err(EngineError::EmptyGroup { site: self.site.name.clone(), group: self.group.name.clone() }.into());
         }
+        if self.run.kind == RunKind::Audit
+            && let Some(ended) = self.audit().await?
+        {
+            return Ok(ended);
+        }
         let quorum = self.quorum()?;
         self.run.quorum = u32::try_from(quorum).unwrap_or(u32::MAX);
         if self.resume.end.is_some() {
@@ -234,7 +253,6 @@ impl Execution {
             return Err(EngineError::EmptyGroup { site: self.site.name.clone(), group: self.group.name.clone() }.into());
         };
         self.recorder.start("commit", now());
-        // From here on a request to cancel is refused; one that came before is heeded.
         self.save();
         if self.cancel.load(Ordering::Relaxed) {
             let message = "cancelled before the decision; live is unchanged".to_owned();
@@ -267,6 +285,8 @@ impl Execution {
             },
             result,
             wan: self.wan(),
+            extra: self.site.extra,
+            linger_seconds: self.site.linger_seconds,
         }
     }
 

@@ -3,7 +3,7 @@
 use std::io::Cursor;
 
 use common::assignment::{
-    AssignmentReader, Base, BlockInfo, Command, Content, Extent, FORMAT, HEADER_DOMAIN, Header, Kind, Limits,
+    AssignmentReader, Base, BlockInfo, Command, Content, Extent, Extra, FORMAT, HEADER_DOMAIN, Header, Kind, Limits,
     LivePolicy, MAGIC, Stretch, apply, encode_commands, pack,
 };
 use common::digest::Digest;
@@ -118,6 +118,8 @@ fn header() -> Header {
         data_bytes: 0,
         created: WallTime(0),
         expires: WallTime(1),
+        extra: Extra::Remove,
+        linger_seconds: 0,
     }
 }
 
