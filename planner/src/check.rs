@@ -57,8 +57,8 @@ pub enum Violation {
     },
 }
 
-/// Whether any resource is booked over its capacity in any second until the last grant ends.
-/// `capacity_of` must say what a resource can carry so many seconds from now.
+/// Whether any resource is booked over what its administrator allows in any second until the last
+/// grant ends. What was measured is not looked at: it may fall below what flows already.
 #[must_use]
 pub fn over_capacity(network: &Network, book: &Book, now: Timestamp, second: WeekSecond) -> Vec<Violation> {
     let mut violations = Vec::new();
@@ -78,12 +78,11 @@ pub fn over_capacity(network: &Network, book: &Book, now: Timestamp, second: Wee
             let then = now + std::time::Duration::from_secs(later.into());
             let booked: u64 = flows.iter().filter(|(ends_at, _)| *ends_at > then).map(|(_, rate)| rate).sum();
             let allowed = resource.calendar.at(WeekSecond(second.0.wrapping_add(later)));
-            let capacity = resource.measured_bytes_per_sec.unwrap_or(u64::MAX).min(allowed);
-            if booked > capacity {
+            if booked > allowed {
                 violations.push(Violation::OverCapacity {
                     component: resource.component,
                     seconds: later,
-                    capacity_bytes_per_sec: capacity,
+                    capacity_bytes_per_sec: allowed,
                     booked_bytes_per_sec: booked,
                 });
                 break;
@@ -91,6 +90,30 @@ pub fn over_capacity(network: &Network, book: &Book, now: Timestamp, second: Wee
         }
     }
     violations
+}
+
+/// Whether a plan fits into what is allowed and was measured now, and uses nothing that has failed.
+#[must_use]
+pub fn plan_capacity(network: &Network, plan: &[Edge], second: WeekSecond) -> Vec<Violation> {
+    let mut used: BTreeMap<u32, u64> = BTreeMap::new();
+    for edge in plan {
+        for resource in network.path(edge.source, edge.destination).resources() {
+            *used.entry(resource.0).or_default() += edge.rate_bytes_per_sec;
+        }
+    }
+    let over = used.into_iter().filter_map(|(id, booked_bytes_per_sec)| {
+        let resource = &network.resources()[id as usize];
+        let measured = resource.measured_bytes_per_sec.unwrap_or(u64::MAX);
+        let usable = if resource.failed { 0 } else { resource.calendar.at(second).min(measured) };
+        let component = resource.component;
+        (booked_bytes_per_sec > usable).then_some(Violation::OverCapacity {
+            component,
+            seconds: 0,
+            capacity_bytes_per_sec: usable,
+            booked_bytes_per_sec,
+        })
+    });
+    over.collect()
 }
 
 /// Whether a plan makes sense: no circle, nothing twice, nobody who has no part in it.

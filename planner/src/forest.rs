@@ -109,11 +109,6 @@ impl Tree {
             }
         }
     }
-
-    /// Whether a site is below another, or is it.
-    pub(crate) fn is_below(&self, site: SiteId, top: SiteId) -> bool {
-        std::iter::successors(Some(site), |site| self.source(*site)).take(self.source.len() + 1).any(|site| site == top)
-    }
 }
 
 fn some(site: u32) -> Option<SiteId> {
@@ -135,7 +130,6 @@ mod tests {
         let mut seen = 0;
         tree.root(a, 0, |_| seen += 1);
         assert_eq!((seen, tree.depth(e)), (5, 3));
-        assert!(tree.is_below(e, b) && !tree.is_below(a, b));
         tree.detach(c);
         assert!(!tree.is_rooted(c) && tree.is_rooted(d));
         tree.detach(b);

@@ -19,6 +19,8 @@ pub struct Source<'a> {
     pub selector: Selector,
     /// What the source has said that it holds.
     pub held: &'a ChunkSet,
+    /// What it was asked for and has not sent.
+    pub asked: &'a [u32],
 }
 
 /// What a leader knows of an object when it chooses.
@@ -64,7 +66,10 @@ pub fn pick(view: &View<'_>, source: usize) -> Option<Pick> {
         return None;
     }
     let again = rarest(view, source, |index| {
-        word(asked.held, index) & word(view.fetching, index) & !word(view.doubled, index) & !word(view.held, index)
+        let once = word(view.fetching, index) & !word(view.doubled, index) & !word(view.held, index);
+        asked.asked.iter().fold(word(asked.held, index) & once, |left, chunk| {
+            if (chunk / u64::BITS) as usize == index { left & !(1 << (chunk % u64::BITS)) } else { left }
+        })
     });
     again.map(|chunk| Pick { chunk, is_duplicate: true })
 }
@@ -104,9 +109,20 @@ mod tests {
     }
 
     fn choose(held: &[u32], fetching: &[u32], doubled: &[u32], sources: &[(Selector, &[u32])], from: usize) -> Option<Pick> {
+        choose_again(held, fetching, doubled, sources, from, &[])
+    }
+
+    fn choose_again(
+        held: &[u32],
+        fetching: &[u32],
+        doubled: &[u32],
+        sources: &[(Selector, &[u32])],
+        from: usize,
+        asked: &[u32],
+    ) -> Option<Pick> {
         let sets: Vec<ChunkSet> = sources.iter().map(|(_, held)| set(100, held)).collect();
         let sources: Vec<Source<'_>> =
-            sources.iter().zip(&sets).map(|((selector, _), held)| Source { selector: *selector, held }).collect();
+            sources.iter().zip(&sets).map(|((selector, _), held)| Source { selector: *selector, held, asked }).collect();
         let (held, fetching, doubled) = (set(100, held), set(100, fetching), set(100, doubled));
         pick(&View { held: &held, fetching: &fetching, doubled: &doubled, sources: &sources, start: 0 }, from)
     }
@@ -139,6 +155,7 @@ mod tests {
         let again = Some(Pick { chunk: 98, is_duplicate: true });
         assert_eq!(choose(&all[..98], &[98, 99], &[], sources, 1), again);
         assert_eq!(choose(&all[..98], &[98, 99], &[98, 99], sources, 1), None);
+        assert_eq!(choose_again(&all[..98], &[98, 99], &[], sources, 1, &[98, 99]), None, "it is asked already itself");
         assert_eq!(choose(&all[..98], &[98], &[], sources, 1), fresh(99), "what nobody was asked for goes first");
         assert_eq!(choose(&all, &[], &[], sources, 1), None, "what is verified is never asked for again");
     }
@@ -146,7 +163,7 @@ mod tests {
     #[test]
     fn leaders_with_different_starts_choose_different_chunks() {
         let (held, none, has) = (set(100, &[]), set(100, &[]), ChunkSet::full(100));
-        let sources = [Source { selector: Selector::Any, held: &has }];
+        let sources = [Source { selector: Selector::Any, held: &has, asked: &[] }];
         let from = |start| {
             let view = View { held: &held, fetching: &none, doubled: &none, sources: &sources, start };
             pick(&view, 0).map(|pick| pick.chunk)

@@ -80,7 +80,8 @@ impl Work<'_> {
             .filter(|site| network.site(**site).is_some_and(|known| known.online))
             .map(|site| self.ledger.free(network.up(*site)))
             .sum();
-        // Of each object that comes before, and of this one, each class reaches all sites but one from within.
+        // Of each object that comes before, and of this one, a class that is in the region reaches all who
+        // lack it from within, one that is not reaches all but the one that imports it.
         let mut inside = 0;
         for before in &self.objects[..=object] {
             for class in before.classes() {
@@ -92,7 +93,8 @@ impl Work<'_> {
                     all += before.share(*site);
                     most = most.max(before.share(*site));
                 }
-                inside += all - most;
+                let is_here = sites.iter().any(|site| before.tree(class).is_rooted(*site));
+                inside += if is_here { all } else { all - most };
             }
         }
         up.saturating_sub(inside)

@@ -6,8 +6,9 @@
 
 use std::cmp::Reverse;
 use std::collections::VecDeque;
+use std::ops::RangeInclusive;
 
-use super::{CANDIDATES_MAX, Work};
+use super::{CANDIDATES_MAX, KEEP_BELOW_PERMILLE, Work};
 use crate::network::{RegionId, SiteId};
 
 /// Rooted sites that may have something left to give, nearest to the root first.
@@ -20,13 +21,13 @@ struct Open {
 }
 
 impl Work<'_> {
-    pub(super) fn local(&mut self, object: usize, class: u32, region: RegionId) {
+    pub(super) fn local(&mut self, object: usize, class: u32, region: RegionId, tier: &RangeInclusive<u64>) {
         let sites = &self.regions[region.0 as usize];
         let network = self.inputs.network;
         let mut orphans: Vec<(Reverse<u64>, Reverse<u64>, u16, SiteId)> = sites
             .iter()
             .copied()
-            .filter(|site| self.is_orphan(object, class, *site))
+            .filter(|site| tier.contains(&self.objects[object].share(*site)) && self.is_orphan(object, class, *site))
             .map(|site| {
                 let share = self.objects[object].share(site);
                 let serves = self.ledger.free(network.up(site)) / share.max(1);
@@ -65,7 +66,7 @@ impl Work<'_> {
     fn can_serve(&self, object: usize, class: u32, site: SiteId, rate: u64) -> bool {
         let tree = self.objects[object].tree(class);
         tree.is_rooted(site)
-            && (self.objects[object].relays || tree.depth(site) == 0)
+            && (tree.depth(site) == 0 || (self.objects[object].relays && tree.rate(site) * 1000 >= rate * KEEP_BELOW_PERMILLE))
             && self.inputs.network.site(site).is_some_and(|known| known.online)
             && self.allowance(object, class, site) >= rate
     }

@@ -18,6 +18,7 @@ mod finish;
 mod local;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::RangeInclusive;
 
 use crate::cost::Candidate;
 use crate::demand::Demand;
@@ -69,6 +70,19 @@ impl Object<'_> {
     /// The rate for one class.
     fn share(&self, site: SiteId) -> u64 {
         self.rates[site.index()] / u64::from(self.demand.classes())
+    }
+
+    /// Rates for one class, in steps: what the fastest receive, then each down to half of the one before.
+    fn tiers(&self) -> Vec<RangeInclusive<u64>> {
+        let shares = || self.rates.iter().map(|rate| rate / u64::from(self.demand.classes())).filter(|share| *share > 0);
+        let (Some(most), Some(least)) = (shares().max(), shares().min()) else { return Vec::new() };
+        let mut tiers = vec![most..=most];
+        let mut above = most - 1;
+        while above >= least && above > 0 {
+            tiers.push(above.div_ceil(2)..=above);
+            above = above.div_ceil(2) - 1;
+        }
+        tiers
     }
 
     fn is_planned(&self) -> bool {
@@ -141,8 +155,11 @@ impl<'a> Work<'a> {
         for region in (0..self.regions.len()).map(|region| RegionId(u32::try_from(region).unwrap_or(u32::MAX))) {
             if self.changed.is_none_or(|changed| changed.contains(&region)) || self.fed.contains(&region) {
                 for object in 0..self.objects.len() {
-                    for class in self.objects[object].classes() {
-                        self.local(object, class, region);
+                    // All classes of the fast ones before the first of the slow ones.
+                    for tier in self.objects[object].tiers() {
+                        for class in self.objects[object].classes() {
+                            self.local(object, class, region, &tier);
+                        }
                     }
                 }
             }
@@ -234,6 +251,11 @@ impl<'a> Work<'a> {
         if source == destination || self.inputs.apart.contains(&(source, destination)) {
             return None;
         }
+        // Who receives a class slower than that cannot pass it on as fast.
+        let tree = self.objects[object].tree(class);
+        if tree.depth(source) > 0 && tree.rate(source) * 1000 < rate * KEEP_BELOW_PERMILLE {
+            return None;
+        }
         let network = self.inputs.network;
         let path = network.path(source, destination);
         let (mut use_permille, mut fault_permille) = (0, 0);
@@ -249,7 +271,7 @@ impl<'a> Work<'a> {
         let object = &self.objects[object];
         let (from, to) = (network.site(source)?, network.site(destination)?);
         Some(self.inputs.weights.score(&Candidate {
-            depth: u32::from(object.tree(class).depth(source)),
+            depth: u32::from(tree.depth(source)),
             use_permille,
             behind: object.demand.held_of_class(source, class) < object.demand.held_of_class(destination, class),
             rtt_micros: from.traits.rtt_micros.abs_diff(to.traits.rtt_micros),

@@ -97,6 +97,35 @@ struct Transfer {
     slow_since: Option<u64>,
 }
 
+/// Transfers by the number of their grant; numbers are given in order, and each once.
+#[derive(Debug, Default)]
+struct Transfers(Vec<Option<Box<Transfer>>>);
+
+impl Transfers {
+    fn get(&self, id: u64) -> Option<&Transfer> {
+        self.0.get(id as usize)?.as_deref()
+    }
+
+    fn get_mut(&mut self, id: u64) -> Option<&mut Transfer> {
+        self.0.get_mut(id as usize)?.as_deref_mut()
+    }
+
+    fn remove(&mut self, id: u64) -> Option<Box<Transfer>> {
+        self.0.get_mut(id as usize)?.take()
+    }
+
+    fn insert(&mut self, id: u64, transfer: Transfer) {
+        if self.0.len() <= id as usize {
+            self.0.resize_with(id as usize + 1, || None);
+        }
+        self.0[id as usize] = Some(Box::new(transfer));
+    }
+
+    fn iter(&self) -> impl Iterator<Item = (u64, &Transfer)> {
+        (0..).zip(&self.0).filter_map(|(id, transfer)| Some((id, transfer.as_deref()?)))
+    }
+}
+
 /// A fleet with one object on its way.
 #[derive(Debug)]
 pub struct World<'a> {
@@ -106,7 +135,7 @@ pub struct World<'a> {
     demands: Vec<Demand>,
     book: Book,
     leaders: Vec<Leader>,
-    transfers: BTreeMap<u64, Transfer>,
+    transfers: Transfers,
     events: BinaryHeap<Reverse<(u64, u64, Event)>>,
     sequence: u64,
     now: u64,
@@ -185,7 +214,7 @@ impl<'a> World<'a> {
             book: Book::default(),
             incomplete: leaders.len() - 1,
             leaders,
-            transfers: BTreeMap::new(),
+            transfers: Transfers::default(),
             events: BinaryHeap::new(),
             sequence: 0,
             now: 0,
@@ -239,7 +268,7 @@ impl<'a> World<'a> {
             Event::Tick => self.tick(),
             Event::Granted(id) => self.granted(id),
             Event::Snapshot(id, chunks) => {
-                if let Some(transfer) = self.transfers.get_mut(&id) {
+                if let Some(transfer) = self.transfers.get_mut(id) {
                     for chunk in chunks {
                         transfer.known.insert(chunk);
                     }
@@ -247,14 +276,14 @@ impl<'a> World<'a> {
                 self.ask(id);
             }
             Event::Learn(id, chunk) => {
-                if let Some(transfer) = self.transfers.get_mut(&id) {
+                if let Some(transfer) = self.transfers.get_mut(id) {
                     transfer.known.insert(chunk);
                 }
                 self.ask(id);
             }
             Event::Arrive(id, chunk) => self.arrive(id, chunk),
             Event::Rate(id, rate) => {
-                let Some(transfer) = self.transfers.get_mut(&id) else { return };
+                let Some(transfer) = self.transfers.get_mut(id) else { return };
                 let before = transfer.rate;
                 transfer.rate = rate;
                 let (site, kept_at) = (transfer.grant.source, transfer.free_at.max(self.now));
@@ -263,7 +292,7 @@ impl<'a> World<'a> {
                 self.at(kept_at + self.latency(), Event::Confirmed(id));
             }
             Event::Withdrawn(id) => {
-                let Some(transfer) = self.transfers.get_mut(&id) else { return };
+                let Some(transfer) = self.transfers.get_mut(id) else { return };
                 transfer.ended = true;
                 let stops_at = transfer.free_at.max(self.now);
                 self.at(stops_at + 2 * self.latency(), Event::Stopped(id));
@@ -286,7 +315,7 @@ impl<'a> World<'a> {
 
     /// The transfer ends; what was under way by it is missing again.
     fn forget(&mut self, id: u64) {
-        let Some(transfer) = self.transfers.remove(&id) else { return };
+        let Some(transfer) = self.transfers.remove(id) else { return };
         let source = &mut self.leaders[transfer.grant.source.0 as usize];
         source.serves.retain(|other| *other != id);
         source.granted_up -= transfer.rate;
@@ -332,7 +361,7 @@ impl<'a> World<'a> {
     fn ask(&mut self, id: u64) {
         let latency = self.latency();
         loop {
-            let Some(transfer) = self.transfers.get(&id) else { return };
+            let Some(transfer) = self.transfers.get(id) else { return };
             let (source, destination) = (transfer.grant.source, transfer.grant.destination);
             let leader = &self.leaders[destination.0 as usize];
             let in_flight = 2 * latency * transfer.rate / 1_000_000;
@@ -343,8 +372,8 @@ impl<'a> World<'a> {
             let sources: Vec<Source<'_>> = leader
                 .sources
                 .iter()
-                .filter_map(|other| self.transfers.get(other))
-                .map(|other| Source { selector: other.grant.selector, held: &other.known })
+                .filter_map(|other| self.transfers.get(*other))
+                .map(|other| Source { selector: other.grant.selector, held: &other.known, asked: &other.asked })
                 .collect();
             let Some(place) = leader.sources.iter().position(|other| *other == id) else { return };
             let (held, fetching, doubled) = (&leader.held, &leader.fetching, &leader.doubled);
@@ -367,7 +396,7 @@ impl<'a> World<'a> {
     fn send(&mut self, id: u64, chunk: u32, source: SiteId, destination: SiteId) {
         let latency = self.latency();
         let from = &self.leaders[source.0 as usize];
-        let Some(transfer) = self.transfers.get_mut(&id) else { return };
+        let Some(transfer) = self.transfers.get_mut(id) else { return };
         let rate = if from.granted_up > from.up {
             u64::try_from(u128::from(transfer.rate) * u128::from(from.up) / u128::from(from.granted_up)).unwrap_or(1)
         } else {
@@ -392,7 +421,7 @@ impl<'a> World<'a> {
     }
 
     fn arrive(&mut self, id: u64, chunk: u32) {
-        let Some(transfer) = self.transfers.get_mut(&id) else { return };
+        let Some(transfer) = self.transfers.get_mut(id) else { return };
         let (source, destination) = (transfer.grant.source, transfer.grant.destination);
         let sent_at = self.now - self.scenario.latency_ms * 1000;
         // What was on its way when the source died is there only in part.
@@ -419,7 +448,7 @@ impl<'a> World<'a> {
                 self.incomplete -= 1;
             }
             for other in leader.serves.clone() {
-                if self.transfers.get(&other).is_some_and(|other| other.grant.selector.admits(chunk)) {
+                if self.transfers.get(other).is_some_and(|other| other.grant.selector.admits(chunk)) {
                     self.control += size::HAVE;
                     self.later(Event::Learn(other, chunk));
                 }
@@ -457,7 +486,8 @@ impl<'a> World<'a> {
             }
             self.changed = false;
             if self.scenario.check {
-                let found = check::structure(&self.network, &self.demands, &self.last_plan);
+                let mut found = check::structure(&self.network, &self.demands, &self.last_plan);
+                found.extend(check::plan_capacity(&self.network, &self.last_plan, week_second));
                 self.outcome.violations.extend(found.iter().map(ToString::to_string));
             }
         }
@@ -481,7 +511,7 @@ impl<'a> World<'a> {
         for id in orders.withdraw {
             self.later(Event::Withdrawn(id.0));
             // Both ends must have heard of the grant for its end to mean something.
-            if !self.transfers.contains_key(&id.0) {
+            if self.transfers.get(id.0).is_none() {
                 self.at(self.now + 2 * self.latency() + 1, Event::Stopped(id.0));
             }
         }
@@ -519,10 +549,10 @@ impl<'a> World<'a> {
             }
         }
         let (mut gone, mut slow) = (Vec::new(), Vec::new());
-        for (id, transfer) in &self.transfers {
+        for (id, transfer) in self.transfers.iter() {
             let (source, destination) = (transfer.grant.source, transfer.grant.destination);
             if [source, destination].iter().any(|site| self.leaders[site.0 as usize].known_gone) {
-                gone.push(*id);
+                gone.push(id);
             } else if transfer.slow_since.is_some_and(|since| since + SILENCE <= self.now) {
                 slow.push((source, destination));
             }
