@@ -16,6 +16,8 @@ use crate::network::{Network, SiteId};
 const STEP: u64 = 25;
 /// How many steps at most: it is lowered by a quarter at most.
 const STEPS_MAX: u64 = 100;
+/// How many of them so that slow sites need not serve: 4 %.
+const STEPS_FOR_SLOW: u64 = 16;
 
 /// What may be used for one object.
 #[derive(Debug, Clone)]
@@ -76,7 +78,8 @@ pub(crate) fn targets(
         }
         if holds || (lacks && relays) {
             sent += up;
-            senders.push(up);
+            let keeps_up = if holds { u64::MAX } else { shares.down[site.index()] };
+            senders.push((up, keeps_up));
         }
         if lacks {
             limits[site.index()] = shares.down[site.index()];
@@ -110,10 +113,27 @@ fn stream_rate(limits: &[u64], sent: u64, held: u64) -> u64 {
 }
 
 /// The greatest rate, in steps from the fluid one downwards, at which senders can serve as many
-/// whole shares as are needed.
-fn whole_shares(limits: &[u64], senders: &[u64], fluid: u64, classes: u64) -> u64 {
+/// whole shares as are needed. Senders are given with what they receive at most.
+///
+/// At first a little is given up so that slow sites need not serve each other: each step from slow to
+/// slow takes as long as a slow chunk. Where that is not enough, what slow ones can send counts too.
+fn whole_shares(limits: &[u64], senders: &[(u64, u64)], fluid: u64, classes: u64) -> u64 {
+    fitting(limits, senders, fluid, classes, false, STEPS_FOR_SLOW)
+        .or_else(|_| fitting(limits, senders, fluid, classes, true, STEPS_MAX))
+        .unwrap_or_else(|best| best)
+}
+
+/// The greatest rate that fits within so many steps, or else the one that delivers most.
+fn fitting(
+    limits: &[u64],
+    senders: &[(u64, u64)],
+    fluid: u64,
+    classes: u64,
+    slow_serve: bool,
+    steps: u64,
+) -> Result<u64, u64> {
     let mut best = (0, fluid);
-    for step in 0..=STEPS_MAX {
+    for step in 0..=steps {
         let rate = fluid - fluid * step * STEP / 10_000;
         let share = rate / classes;
         if share == 0 {
@@ -126,15 +146,17 @@ fn whole_shares(limits: &[u64], senders: &[u64], fluid: u64, classes: u64) -> u6
             slow_needed += limit;
             slow_share = slow_share.max(limit / classes);
         }
-        let whole: u64 = senders.iter().map(|up| up / share).sum();
+        let may_serve = |receives: u64| slow_serve || receives >= rate;
+        let ups = || senders.iter().filter(|(_, receives)| may_serve(*receives)).map(|(up, _)| up);
+        let whole: u64 = ups().map(|up| up / share).sum();
         // Of what is left over on each way up, only whole shares of the slower ones can be used.
         let rest: u64 = match slow_share {
             0 => 0,
-            part => senders.iter().map(|up| up % share / part * part).sum(),
+            part => ups().map(|up| up % share / part * part).sum(),
         };
         let fits = whole >= fast && whole.saturating_sub(fast) * share + rest >= slow_needed;
         if fits {
-            return rate;
+            return Ok(rate);
         }
         // Where nothing fits, what delivers most.
         let delivered = whole.min(fast) * share;
@@ -142,7 +164,7 @@ fn whole_shares(limits: &[u64], senders: &[u64], fluid: u64, classes: u64) -> u6
             best = (delivered, rate);
         }
     }
-    best.1
+    Err(best.1)
 }
 
 #[cfg(test)]
@@ -162,7 +184,7 @@ mod tests {
         // 101 senders of 100: all shares of 25 are needed by the 100 fast ones but four, and 20 slow
         // ones need 200 in all.
         let limits: Vec<u64> = std::iter::repeat_n(10_000, 100).chain(std::iter::repeat_n(1_000, 20)).collect();
-        let senders = vec![10_000; 101];
+        let senders = vec![(10_000, 10_000); 101];
         let rate = whole_shares(&limits, &senders, 10_000, 4);
         assert!((9_700..=9_750).contains(&rate), "{rate}: each has 250 left, a share of a slow one");
         assert_eq!(whole_shares(&limits[..100], &senders, 10_000, 4), 10_000);

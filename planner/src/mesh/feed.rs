@@ -22,6 +22,33 @@ enum Care {
 
 impl Work<'_> {
     pub(super) fn feed(&mut self, object: usize, class: u32) {
+        self.import(object, class);
+        if self.regions.len() > 1 {
+            self.keep_shares(object, class);
+        }
+    }
+
+    /// Whoever has brought a class into a region and serves nobody there yet keeps a share for it.
+    fn keep_shares(&mut self, object: usize, class: u32) {
+        let network = self.inputs.network;
+        for region in 0..self.regions.len() {
+            let sites = &self.regions[region];
+            if !sites.iter().any(|site| self.is_orphan(object, class, *site)) {
+                continue;
+            }
+            let here = |site: SiteId| network.site(site).is_some_and(|known| known.region.0 as usize == region);
+            let tree = self.objects[object].tree(class);
+            let entries = sites.iter().copied().filter(|site| {
+                tree.source(*site).is_some_and(|source| !here(source)) && !tree.children(*site).any(here)
+            });
+            let entries: Vec<SiteId> = entries.collect();
+            for entry in entries {
+                self.objects[object].keeps[entry.index()] |= 1 << class;
+            }
+        }
+    }
+
+    fn import(&mut self, object: usize, class: u32) {
         let mut hungry = self.unfed(object, class);
         if hungry.is_empty() {
             return;
@@ -51,7 +78,7 @@ impl Work<'_> {
     /// Regions in which nobody is rooted and somebody needs a source, each with the site to import.
     fn unfed(&self, object: usize, class: u32) -> Vec<(RegionId, SiteId)> {
         let tree = self.objects[object].tree(class);
-        let up = |site: SiteId| self.ledger.free(self.inputs.network.up(site));
+        let up = |site: SiteId| self.allowance(object, class, site);
         let mut unfed = Vec::new();
         for (region, sites) in (0u32..).map(RegionId).zip(&self.regions) {
             if sites.iter().any(|site| tree.is_rooted(*site)) {

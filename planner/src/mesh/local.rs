@@ -23,14 +23,13 @@ struct Open {
 impl Work<'_> {
     pub(super) fn local(&mut self, object: usize, class: u32, region: RegionId, tier: &RangeInclusive<u64>) {
         let sites = &self.regions[region.0 as usize];
-        let network = self.inputs.network;
         let mut orphans: Vec<(Reverse<u64>, Reverse<u64>, u16, SiteId)> = sites
             .iter()
             .copied()
             .filter(|site| tier.contains(&self.objects[object].share(*site)) && self.is_orphan(object, class, *site))
             .map(|site| {
                 let share = self.objects[object].share(site);
-                let serves = self.ledger.free(network.up(site)) / share.max(1);
+                let serves = self.allowance(object, class, site) / share.max(1);
                 (Reverse(share), Reverse(serves), self.rank(site), site)
             })
             .collect();
@@ -60,6 +59,10 @@ impl Work<'_> {
         }
         for orphan in without {
             self.change_places(object, class, region, orphan);
+            let tree = self.objects[object].tree(class);
+            if !tree.is_rooted(orphan) && tree.has_children(orphan) {
+                self.displace(object, class, region, orphan);
+            }
         }
     }
 
@@ -154,6 +157,29 @@ impl Work<'_> {
             let share = self.objects[object].share(leaf);
             self.attach(object, class, (giver, leaf), share, |_| ());
         } else {
+            self.attach(object, class, (source, leaf), before, |_| ());
+        }
+    }
+
+    /// There is not enough for all. Who serves others comes before who serves nobody: it takes the
+    /// place of a leaf, which is left without.
+    fn displace(&mut self, object: usize, class: u32, region: RegionId, orphan: SiteId) {
+        let rate = self.objects[object].share(orphan);
+        let network = self.inputs.network;
+        let tree = self.objects[object].tree(class);
+        let leaf = self.regions[region.0 as usize].iter().copied().find_map(|leaf| {
+            let source = tree.source(leaf)?;
+            let may = tree.is_rooted(leaf)
+                && !tree.has_children(leaf)
+                && tree.rate(leaf) >= rate
+                && network.site(source).is_some_and(|known| known.region == region)
+                && !self.inputs.apart.contains(&(source, orphan));
+            may.then_some((leaf, source))
+        });
+        let Some((leaf, source)) = leaf else { return };
+        let before = self.objects[object].tree(class).rate(leaf);
+        self.detach(object, class, leaf);
+        if !self.attach(object, class, (source, orphan), rate, |_| ()) {
             self.attach(object, class, (source, leaf), before, |_| ());
         }
     }

@@ -49,6 +49,9 @@ struct Object<'a> {
     /// How fast each site shall receive it, all classes together.
     rates: Vec<u64>,
     trees: Vec<Tree>,
+    /// For each site the classes, one bit each, that it alone has brought into its region: it keeps a
+    /// share for each of them until somebody there receives from it.
+    keeps: Vec<u32>,
     /// Edges that no tree is about: whole objects (002's tree) and second sources of who starves.
     beside: Vec<Edge>,
 }
@@ -290,9 +293,15 @@ impl<'a> Work<'a> {
         rate: u64,
         visit: impl FnMut(SiteId),
     ) -> bool {
-        let path = self.inputs.network.path(source, destination);
+        let network = self.inputs.network;
+        let path = network.path(source, destination);
         if rate == 0 || self.ledger.book(&path, rate).is_err() {
             return false;
+        }
+        let (from, to) = (network.site(source), network.site(destination));
+        let is_near = from.zip(to).is_some_and(|(from, to)| from.region == to.region);
+        if is_near {
+            self.objects[object].keeps[source.index()] &= !(1 << class);
         }
         let tree = self.objects[object].tree_mut(class);
         tree.attach(destination, source, rate);
@@ -314,6 +323,8 @@ impl<'a> Work<'a> {
     /// What a holder may give to this class, when later classes wait for their share of it.
     fn allowance(&self, object: usize, class: u32, source: SiteId) -> u64 {
         let free = self.ledger.free(self.inputs.network.up(source));
+        let kept = (self.objects[object].keeps[source.index()] & !(1 << class)).count_ones();
+        let free = free.saturating_sub(u64::from(kept) * self.objects[object].share(source));
         if self.objects[object].tree(class).depth(source) > 0 {
             return free;
         }
@@ -383,7 +394,7 @@ fn in_order<'a>(inputs: &'a Inputs<'a>, ledger: &Ledger) -> Vec<Object<'a>> {
         for index in same {
             let demand = &inputs.demands[*index];
             let mut object =
-                Object { index: *index, demand, relays: true, rates: vec![0; sites], trees: Vec::new(), beside: Vec::new() };
+                Object { index: *index, demand, relays: true, rates: vec![0; sites], trees: Vec::new(), keeps: vec![0; sites], beside: Vec::new() };
             if is_planned(*index) && left > 0 {
                 left -= 1;
                 object.relays = demand.policy != WanPolicy::Star;
