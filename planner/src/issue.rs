@@ -90,7 +90,8 @@ pub fn orders(
         if rate != rate_bytes_per_sec && ledger.book(&path, more).is_ok() {
             orders.change.push((id, rate));
         }
-        if standing.grant.ends_at <= now + RENEW_BEFORE {
+        // What may still flow faster than it shall was booked for a time when that was allowed.
+        if standing.grant.ends_at <= now + RENEW_BEFORE && rate >= standing.booked_bytes_per_sec {
             orders.renew.push((id, ends_at));
         }
     }

@@ -153,6 +153,14 @@ pub enum NetworkError {
     /// A rack that was not added.
     #[error("there is no rack {}", .0.0)]
     UnknownRack(RackId),
+    /// A rack of another region.
+    #[error("rack {} is not in region {}", .rack.0, .region.0)]
+    RackElsewhere {
+        /// Which rack.
+        rack: RackId,
+        /// The site's region.
+        region: RegionId,
+    },
     /// A link that was not added.
     #[error("there is no link {}", .0.0)]
     UnknownLink(LinkId),
@@ -169,7 +177,7 @@ pub enum NetworkError {
 pub struct Network {
     sites: Vec<Site>,
     regions: Vec<Border>,
-    racks: Vec<Border>,
+    racks: Vec<(RegionId, Border)>,
     links: Vec<ResourceId>,
     routes: BTreeMap<(RegionId, RegionId), Vec<LinkId>>,
     resources: Vec<Resource>,
@@ -196,13 +204,19 @@ impl Network {
         region
     }
 
-    /// Adds a rack.
-    pub fn add_rack(&mut self, inward: Option<Calendar>, outward: Option<Calendar>) -> RackId {
+    /// Adds a rack to a region.
+    pub fn add_rack(
+        &mut self,
+        region: RegionId,
+        inward: Option<Calendar>,
+        outward: Option<Calendar>,
+    ) -> Result<RackId, NetworkError> {
+        self.regions.get(region.0 as usize).ok_or(NetworkError::UnknownRegion(region))?;
         let rack = RackId(number(self.racks.len()));
         let inward = self.resource_for(Component::RackIn(rack), inward);
         let outward = self.resource_for(Component::RackOut(rack), outward);
-        self.racks.push(Border { inward, outward });
-        rack
+        self.racks.push((region, Border { inward, outward }));
+        Ok(rack)
     }
 
     /// Adds a named link, for one direction.
@@ -238,7 +252,10 @@ impl Network {
     ) -> Result<SiteId, NetworkError> {
         self.regions.get(region.0 as usize).ok_or(NetworkError::UnknownRegion(region))?;
         if let Some(rack) = rack {
-            self.racks.get(rack.0 as usize).ok_or(NetworkError::UnknownRack(rack))?;
+            let (home, _) = self.racks.get(rack.0 as usize).ok_or(NetworkError::UnknownRack(rack))?;
+            if *home != region {
+                return Err(NetworkError::RackElsewhere { rack, region });
+            }
         }
         let site = SiteId(number(self.sites.len()));
         let id = ResourceId(number(self.resources.len()));
@@ -332,7 +349,7 @@ impl Network {
         path.push(Some(from.up));
         let racks_differ = from.rack != to.rack || from.region != to.region;
         if let (true, Some(rack)) = (racks_differ, from.rack) {
-            path.push(self.racks[rack.0 as usize].outward);
+            path.push(self.racks[rack.0 as usize].1.outward);
         }
         if from.region != to.region {
             path.push(self.regions[from.region.0 as usize].outward);
@@ -342,7 +359,7 @@ impl Network {
             path.push(self.regions[to.region.0 as usize].inward);
         }
         if let (true, Some(rack)) = (racks_differ, to.rack) {
-            path.push(self.racks[rack.0 as usize].inward);
+            path.push(self.racks[rack.0 as usize].1.inward);
         }
         path.push(Some(to.down));
         path
@@ -374,7 +391,7 @@ mod tests {
         let cap = || Calendar::always(10);
         let near = network.add_region(Some(cap()), Some(cap()));
         let far = network.add_region(Some(cap()), None);
-        let rack = network.add_rack(Some(cap()), Some(cap()));
+        let rack = network.add_rack(near, Some(cap()), Some(cap())).expect("known");
         let link = network.add_link(cap());
         network.route(near, far, vec![link]).expect("all are known");
         let racked = network.add_site(near, Some(rack), cap(), cap()).expect("known");
@@ -406,6 +423,10 @@ mod tests {
             network.add_site(region, Some(RackId(0)), cap(), cap()),
             Err(NetworkError::UnknownRack(RackId(0)))
         );
+        let other = network.add_region(None, None);
+        let rack = network.add_rack(other, None, None).expect("known");
+        let elsewhere = Err(NetworkError::RackElsewhere { rack, region });
+        assert_eq!(network.add_site(region, Some(rack), cap(), cap()), elsewhere);
         assert_eq!(network.route(region, region, vec![LinkId(1)]), Err(NetworkError::UnknownLink(LinkId(1))));
     }
 }

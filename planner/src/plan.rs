@@ -1,8 +1,9 @@
 //! What is planned from, and what a plan is.
 //!
-//! [`plan`] plans everything; [`plan_changes`] only the regions in which something changed, and
-//! leaves the others as they were; [`plan_region`] gives the part of one region (001 claims 5 to 7).
-//! All three give the same edges for what they cover. [`Precomputed`] is a plan that was made before
+//! [`plan`] plans everything; [`plan_changes`] looks only at those standing copy operations that touch a
+//! region in which something changed; [`plan_region`] gives what one region's sites do among themselves,
+//! and its imports (001 claims 5 to 7).
+//! All three give the same copy operations for what they cover. [`Precomputed`] is a plan that was made before
 //! it is needed, and is dropped when anything it was made from has changed (001 claim 8).
 
 use std::collections::BTreeSet;
@@ -13,7 +14,7 @@ use crate::calendar::WeekSecond;
 use crate::cost::Weights;
 use crate::demand::Demand;
 use crate::grant::Selector;
-use crate::mesh;
+use crate::mesh::{self, Extent};
 use crate::network::{Network, RegionId, SiteId};
 
 /// Everything that a plan depends on, apart from the plan before.
@@ -59,19 +60,23 @@ pub type Plan = Vec<Edge>;
 /// Plans everything, keeping what it can of what stands (001 claim 5).
 #[must_use]
 pub fn plan(inputs: &Inputs<'_>, standing: &[Edge]) -> Plan {
-    mesh::run(inputs, standing, None)
+    mesh::run(inputs, standing, Extent::All)
 }
 
-/// Plans the regions in which something changed; `standing` must be a plan for the others (001 claim 6).
+/// The same plan, made with less work (001 claim 6): `standing` must be what was planned before, and nothing
+/// but what concerns sites of these regions may have changed since: who is connected, who lacks what,
+/// who is to be kept apart.
 #[must_use]
 pub fn plan_changes(inputs: &Inputs<'_>, standing: &[Edge], changed: &BTreeSet<RegionId>) -> Plan {
-    mesh::run(inputs, standing, Some(changed))
+    mesh::run(inputs, standing, Extent::Changed(changed))
 }
 
-/// The copy operations whose destination is in this region (001 claim 7).
+/// The copy operations whose destination is in this region (001 claim 7), as they are before anything
+/// is left over: without sources in other regions beyond the one that feeds it, and without what
+/// makes transfers faster when others need nothing.
 #[must_use]
 pub fn plan_region(inputs: &Inputs<'_>, standing: &[Edge], region: RegionId) -> Plan {
-    let mut plan = mesh::run(inputs, standing, Some(&BTreeSet::from([region])));
+    let mut plan = mesh::run(inputs, standing, Extent::Inside(region));
     let inside = |site: SiteId| inputs.network.site(site).is_some_and(|known| known.region == region);
     plan.retain(|edge| inside(edge.destination));
     plan

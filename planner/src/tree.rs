@@ -128,16 +128,18 @@ impl TreePlan {
     }
 
     /// A holder, the origin included, asks whom to serve next. Of those online the one that was
-    /// promised to it, or else the first that waits.
+    /// promised to it, or else the first that waits. What a notification calls the next is therefore a
+    /// hint, with which the two may greet each other early; the answer here decides.
     pub fn ask_next(&mut self, holder: SiteId, online: &BTreeSet<SiteId>) -> Next {
         let holds = holder == self.origin || self.states.get(&holder) == Some(&State::Holds);
         if !holds || self.serving(holder) >= self.fan_out {
             return Next::Nobody;
         }
         let promised = self.first(online, |state| state == State::Promised(holder));
-        let Some(site) = promised.or_else(|| self.first(online, |state| state == State::Waiting)) else {
-            return Next::Nobody;
-        };
+        // Rather than do nothing, it takes who was promised to somebody that is not there yet.
+        let free = || self.first(online, |state| state == State::Waiting);
+        let taken = || self.first(online, |state| matches!(state, State::Promised(_)));
+        let Some(site) = promised.or_else(free).or_else(taken) else { return Next::Nobody };
         self.states.insert(site, State::Fetching(holder));
         let waits = self.first(online, |state| state == State::Waiting);
         // With more than one at once, whoever is free first takes the next.

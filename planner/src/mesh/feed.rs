@@ -59,18 +59,17 @@ impl Work<'_> {
             let passes_on = spare[region.0 as usize] / self.objects[object].share(*entry).max(1);
             (Reverse(self.objects[object].share(*entry)), Reverse(passes_on), *region)
         });
-        for (region, entry) in hungry {
+        for (_, entry) in hungry {
             let rate = self.objects[object].share(entry);
             let source = [Care::Spare, Care::Reserve, Care::None]
                 .into_iter()
                 .find_map(|care| self.exporter(object, class, entry, rate, &spare, care));
             let Some(source) = source else { continue };
-            if self.attach(object, class, (source, entry), rate, |_| ()) {
-                self.fed.insert(region);
-                if let Some(from) = self.inputs.network.site(source) {
-                    let left = &mut spare[from.region.0 as usize];
-                    *left = left.saturating_sub(rate);
-                }
+            if self.attach(object, class, (source, entry), rate, |_| ())
+                && let Some(from) = self.inputs.network.site(source)
+            {
+                let left = &mut spare[from.region.0 as usize];
+                *left = left.saturating_sub(rate);
             }
         }
     }

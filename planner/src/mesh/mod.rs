@@ -100,9 +100,7 @@ struct Work<'a> {
     regions: Vec<Vec<SiteId>>,
     /// In the order in which they may take what there is.
     objects: Vec<Object<'a>>,
-    changed: Option<&'a BTreeSet<RegionId>>,
-    /// Regions whose import was attached anew.
-    fed: BTreeSet<RegionId>,
+    extent: Extent<'a>,
 }
 
 fn open_ledger(inputs: &Inputs<'_>) -> Ledger {
@@ -116,29 +114,43 @@ pub(crate) fn capacities(inputs: &Inputs<'_>) -> Vec<u64> {
     resources.map(|id| ledger.capacity(crate::network::ResourceId(id))).collect()
 }
 
-/// Makes a plan; with `changed`, step 2 is done for these regions only.
-pub(crate) fn run(inputs: &Inputs<'_>, standing: &[Edge], changed: Option<&BTreeSet<RegionId>>) -> Plan {
-    let mut work = Work::new(inputs, changed);
+/// How much is planned.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Extent<'a> {
+    /// Everything.
+    All,
+    /// Everything, but of what stands only that of these regions is looked at.
+    Changed(&'a BTreeSet<RegionId>),
+    /// The feed of all regions, and the inside of this one.
+    Inside(RegionId),
+}
+
+/// Makes a plan.
+pub(crate) fn run(inputs: &Inputs<'_>, standing: &[Edge], extent: Extent<'_>) -> Plan {
+    let mut work = Work::new(inputs, extent);
     work.run(standing);
+    if matches!(extent, Extent::Inside(_)) {
+        return work.into_plan();
+    }
     // A more important object that found no room takes it from less important ones.
     for priority in work.crowded_out(standing) {
         let kept: Vec<Edge> =
             standing.iter().filter(|edge| inputs.demands[edge.demand].priority < priority).copied().collect();
-        work = Work::new(inputs, None);
+        work = Work::new(inputs, Extent::All);
         work.run(&kept);
     }
     work.into_plan()
 }
 
 impl<'a> Work<'a> {
-    fn new(inputs: &'a Inputs<'a>, changed: Option<&'a BTreeSet<RegionId>>) -> Self {
+    fn new(inputs: &'a Inputs<'a>, extent: Extent<'a>) -> Self {
         let mut regions = vec![Vec::new(); inputs.network.region_count()];
         for (site, known) in (0u32..).map(SiteId).zip(inputs.network.sites()) {
             regions[known.region.0 as usize].push(site);
         }
         let ledger = open_ledger(inputs);
         let objects = in_order(inputs, &ledger);
-        Self { inputs, ledger, regions, objects, changed, fed: BTreeSet::new() }
+        Self { inputs, ledger, regions, objects, extent }
     }
 
     fn run(&mut self, standing: &[Edge]) {
@@ -156,7 +168,12 @@ impl<'a> Work<'a> {
             }
         }
         for region in (0..self.regions.len()).map(|region| RegionId(u32::try_from(region).unwrap_or(u32::MAX))) {
-            if self.changed.is_none_or(|changed| changed.contains(&region)) || self.fed.contains(&region) {
+            let is_planned = match self.extent {
+                // Where everybody has a source there is nothing to do, changed or not.
+                Extent::All | Extent::Changed(_) => true,
+                Extent::Inside(only) => only == region,
+            };
+            if is_planned {
                 for object in 0..self.objects.len() {
                     // All classes of the fast ones before the first of the slow ones.
                     for tier in self.objects[object].tiers() {
@@ -166,6 +183,9 @@ impl<'a> Work<'a> {
                     }
                 }
             }
+        }
+        if matches!(self.extent, Extent::Inside(_)) {
+            return;
         }
         for object in 0..self.objects.len() {
             for class in self.objects[object].classes() {
@@ -178,23 +198,34 @@ impl<'a> Work<'a> {
         }
     }
 
+    /// Whether a standing copy operation need not be looked at again.
+    fn is_unchanged(&self, edge: &Edge) -> bool {
+        let Extent::Changed(changed) = self.extent else { return false };
+        let region = |site: SiteId| self.inputs.network.site(site).map(|known| known.region);
+        [edge.source, edge.destination].iter().all(|site| region(*site).is_some_and(|region| !changed.contains(&region)))
+    }
+
     /// Books what stands and still makes sense, and roots what hangs on holders.
     fn keep(&mut self, index: usize, standing: &[&Edge]) {
         let network = self.inputs.network;
+        let unchanged: Vec<bool> = standing.iter().map(|edge| self.is_unchanged(edge)).collect();
         let object = &mut self.objects[index];
         let planned = object.is_planned();
         let online = |site: SiteId| network.site(site).is_some_and(|known| known.online);
-        for edge in standing {
+        for (edge, unchanged) in standing.iter().zip(unchanged) {
             let (source, destination) = (edge.source, edge.destination);
-            if !online(source) || !online(destination) || self.inputs.apart.contains(&(source, destination)) {
+            if unchanged {
+                // As it was; what follows only looks at its rate.
+            } else if !online(source) || !online(destination) || self.inputs.apart.contains(&(source, destination)) {
                 continue;
             }
             let path = network.path(source, destination);
             match edge.selector {
                 Selector::Residue { class, classes } if planned => {
-                    let kept = classes == object.demand.classes()
-                        && object.demand.lacks_class(destination, class)
-                        && object.tree(class).source(destination).is_none();
+                    let kept = unchanged
+                        || classes == object.demand.classes()
+                            && object.demand.lacks_class(destination, class)
+                            && object.tree(class).source(destination).is_none();
                     let wanted = object.share(destination);
                     let is_near = edge.rate_bytes_per_sec * 1000 <= wanted * KEEP_ABOVE_PERMILLE
                         && edge.rate_bytes_per_sec * 1000 >= wanted * KEEP_BELOW_PERMILLE;
