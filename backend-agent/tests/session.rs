@@ -73,6 +73,8 @@ struct Segment {
     frames: u32,
     parity_frames: u32,
     finished: bool,
+    /// The secret under which somebody seals a wrong frame for every honest one, if anybody does.
+    forger: Option<SessionSecret>,
 }
 
 impl Segment {
@@ -115,6 +117,7 @@ impl Segment {
             frames: 0,
             parity_frames: 0,
             finished: false,
+            forger: None,
         }
     }
 
@@ -133,8 +136,12 @@ impl Segment {
                 any = true;
                 let (header, _) = FrameHeader::decode(&datagram).expect("our own frame");
                 self.frames += 1;
+                let forged = self.forger.map(|secret| forged(header, secret));
                 self.parity_frames += u32::from(matches!(header.carried, protocol::session::Carried::Parity { .. }));
                 for number in 0..self.members.len() {
+                    if let Some(forged) = &forged {
+                        self.members[number].receptions.frame(&mut forged.clone(), self.now);
+                    }
                     if !self.is_lost() {
                         self.members[number].receptions.frame(&mut datagram.clone(), self.now);
                     }
@@ -229,6 +236,16 @@ impl Segment {
     }
 }
 
+/// The frame with this header, of other bytes, by somebody who has the segment's key and takes this for the
+/// session's secret.
+fn forged(header: FrameHeader, secret: SessionSecret) -> Vec<u8> {
+    let name = SessionName { session: 5, leader: LEADER, epoch: EPOCH };
+    let key = FrameKey::derive(&SEGMENT_KEY, secret, name);
+    let mut frame = Vec::new();
+    key.seal(&header.encode(), header.sequence, &vec![0xee; usize::from(header.payload_bytes)], &mut frame);
+    frame
+}
+
 const LATE: Timestamp = Timestamp(60_000_000);
 
 #[test]
@@ -243,6 +260,24 @@ fn what_each_member_loses_is_restored_of_common_parity_to_the_last_byte() {
     let symbols = 3_000_000_u32.div_ceil(1328);
     assert!(segment.parity_frames > symbols / 20, "{} parity frames", segment.parity_frames);
     assert!(segment.frames < symbols * 112 / 100, "{} frames for {symbols} symbols", segment.frames);
+}
+
+#[test]
+fn who_has_the_segments_key_and_not_the_sessions_secret_makes_no_frame_that_is_taken() {
+    let mut segment = Segment::new(1_000_000, 3, 50, SenderConfig::default());
+    segment.forger = Some(SessionSecret([6; 16]));
+    segment.run_until(LATE);
+    assert!(segment.finished && segment.members.iter().all(|member| member.complete), "every byte is right");
+    let symbols = 1_000_000_u32.div_ceil(1328);
+    assert!(segment.frames < symbols * 125 / 100, "{} frames for {symbols} symbols", segment.frames);
+}
+
+#[test]
+#[should_panic(expected = "every byte is right")]
+fn who_has_the_secret_can_spoil_a_session_and_the_digest_tells() {
+    let mut segment = Segment::new(100_000, 1, 0, SenderConfig::default());
+    segment.forger = Some(SECRET);
+    segment.run_until(LATE);
 }
 
 #[test]

@@ -125,7 +125,8 @@ pub fn structure(network: &Network, demands: &[Demand], plan: &[Edge]) -> Vec<Vi
         let demand = &demands[edge.demand];
         let connected = |site: SiteId| network.site(site).is_some_and(|known| known.online);
         for site in [edge.source, edge.destination] {
-            let serves = site == edge.source && (demand.held(site).is_some_and(|held| !held.is_empty()) || demand.lacks(site));
+            let serves =
+                site == edge.source && (demand.held(site).is_some_and(|held| !held.is_empty()) || demand.lacks(site));
             let receives = site == edge.destination && demand.lacks(site);
             if !connected(site) || !(serves || receives) {
                 violations.push(Violation::NoPart { demand: edge.demand, site });

@@ -107,8 +107,10 @@ impl Faults {
     pub fn named(&self, now: Timestamp, network: &Network) -> BTreeSet<Component> {
         let liars = self.wrong_chunks.iter().filter(|(_, count)| **count >= self.config.wrong_chunks_max);
         let mut named: BTreeSet<Component> = liars.map(|(site, _)| Component::SiteUp(*site)).collect();
-        let mut open: Vec<(Failure, Vec<Component>)> =
-            self.recent(now).map(|failure| (*failure, components(network, failure.source, failure.destination))).collect();
+        let mut open: Vec<(Failure, Vec<Component>)> = self
+            .recent(now)
+            .map(|failure| (*failure, components(network, failure.source, failure.destination)))
+            .collect();
         open.retain(|(_, path)| !path.iter().any(|component| named.contains(component)));
         while let Some(worst) = self.worst(now, &open) {
             named.insert(worst);

@@ -38,7 +38,8 @@ pub struct Orders {
 /// What stands, as a plan sees it. Withdrawn grants are no part of it.
 #[must_use]
 pub fn standing_edges(demands: &[Demand], book: &Book) -> Vec<Edge> {
-    let places: BTreeMap<Digest, usize> = demands.iter().enumerate().map(|(place, demand)| (demand.object, place)).collect();
+    let places: BTreeMap<Digest, usize> =
+        demands.iter().enumerate().map(|(place, demand)| (demand.object, place)).collect();
     let mut edges: Vec<Edge> = book
         .standing()
         .filter(|standing| !standing.withdrawn)

@@ -419,10 +419,7 @@ mod tests {
         let unknown = RegionId(9);
         let cap = || Calendar::always(1);
         assert_eq!(network.add_site(unknown, None, cap(), cap()), Err(NetworkError::UnknownRegion(unknown)));
-        assert_eq!(
-            network.add_site(region, Some(RackId(0)), cap(), cap()),
-            Err(NetworkError::UnknownRack(RackId(0)))
-        );
+        assert_eq!(network.add_site(region, Some(RackId(0)), cap(), cap()), Err(NetworkError::UnknownRack(RackId(0))));
         let other = network.add_region(None, None);
         let rack = network.add_rack(other, None, None).expect("known");
         let elsewhere = Err(NetworkError::RackElsewhere { rack, region });

@@ -108,7 +108,13 @@ mod tests {
         set
     }
 
-    fn choose(held: &[u32], fetching: &[u32], doubled: &[u32], sources: &[(Selector, &[u32])], from: usize) -> Option<Pick> {
+    fn choose(
+        held: &[u32],
+        fetching: &[u32],
+        doubled: &[u32],
+        sources: &[(Selector, &[u32])],
+        from: usize,
+    ) -> Option<Pick> {
         choose_again(held, fetching, doubled, sources, from, &[])
     }
 
@@ -121,8 +127,11 @@ mod tests {
         asked: &[u32],
     ) -> Option<Pick> {
         let sets: Vec<ChunkSet> = sources.iter().map(|(_, held)| set(100, held)).collect();
-        let sources: Vec<Source<'_>> =
-            sources.iter().zip(&sets).map(|((selector, _), held)| Source { selector: *selector, held, asked }).collect();
+        let sources: Vec<Source<'_>> = sources
+            .iter()
+            .zip(&sets)
+            .map(|((selector, _), held)| Source { selector: *selector, held, asked })
+            .collect();
         let (held, fetching, doubled) = (set(100, held), set(100, fetching), set(100, doubled));
         pick(&View { held: &held, fetching: &fetching, doubled: &doubled, sources: &sources, start: 0 }, from)
     }

@@ -58,13 +58,7 @@ impl Shares {
 }
 
 /// The rate at which each site shall receive the object; zero for sites that need nothing.
-pub(crate) fn targets(
-    network: &Network,
-    ledger: &Ledger,
-    demand: &Demand,
-    shares: &Shares,
-    relays: bool,
-) -> Vec<u64> {
+pub(crate) fn targets(network: &Network, ledger: &Ledger, demand: &Demand, shares: &Shares, relays: bool) -> Vec<u64> {
     let mut limits = vec![0; network.sites().len()];
     let (mut sent, mut held, mut senders) = (0, 0, Vec::new());
     let mut fed = vec![false; network.region_count()];

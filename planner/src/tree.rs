@@ -281,7 +281,9 @@ mod tests {
     fn the_list_is_sorted_by_the_keys_and_the_administrators_list_comes_first() {
         let mut network = Network::default();
         let region = network.add_region(None, None);
-        for (cpu, location, rtt_micros) in [(0, "", 0), (4, "Boston", 9), (8, "London", 5), (4, "Athens", 7), (2, "Oslo", 1)] {
+        for (cpu, location, rtt_micros) in
+            [(0, "", 0), (4, "Boston", 9), (8, "London", 5), (4, "Athens", 7), (2, "Oslo", 1)]
+        {
             let cap = || Calendar::always(1);
             let site = network.add_site(region, None, cap(), cap()).expect("known");
             let traits = &mut network.site_mut(site).expect("just added").traits;

@@ -50,8 +50,11 @@ impl Fleet {
 }
 
 fn calendar() -> impl Strategy<Value = Calendar> {
-    let window = (0u32..3, 1u32..3, 0u64..200)
-        .prop_map(|(from_minute, minutes, rate_bytes_per_sec)| Window { from_minute, minutes, rate_bytes_per_sec });
+    let window = (0u32..3, 1u32..3, 0u64..200).prop_map(|(from_minute, minutes, rate_bytes_per_sec)| Window {
+        from_minute,
+        minutes,
+        rate_bytes_per_sec,
+    });
     (1u64..400, prop::collection::vec(window, 0..2))
         .prop_map(|(rate_bytes_per_sec, windows)| Calendar { rate_bytes_per_sec, windows })
 }

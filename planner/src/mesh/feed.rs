@@ -83,11 +83,9 @@ impl Work<'_> {
             if sites.iter().any(|site| tree.is_rooted(*site)) {
                 continue;
             }
-            let entry = sites
-                .iter()
-                .copied()
-                .filter(|site| self.is_orphan(object, class, *site))
-                .max_by_key(|site| (self.objects[object].share(*site), up(*site), Reverse(self.rank(*site)), Reverse(*site)));
+            let entry = sites.iter().copied().filter(|site| self.is_orphan(object, class, *site)).max_by_key(|site| {
+                (self.objects[object].share(*site), up(*site), Reverse(self.rank(*site)), Reverse(*site))
+            });
             unfed.extend(entry.map(|entry| (region, entry)));
         }
         unfed
@@ -164,9 +162,10 @@ impl Work<'_> {
     fn needed_at_home(&self, object: usize, class: u32, source: SiteId, rate: u64) -> u64 {
         let Some(known) = self.inputs.network.site(source) else { return 0 };
         let waits = |site: &SiteId| *site != source && self.is_orphan(object, class, *site);
-        let serves = self.objects[object].tree(class).children(source).any(|child| {
-            self.inputs.network.site(child).is_some_and(|below| below.region == known.region)
-        });
+        let serves = self.objects[object]
+            .tree(class)
+            .children(source)
+            .any(|child| self.inputs.network.site(child).is_some_and(|below| below.region == known.region));
         let somebody_waits = self.regions[known.region.0 as usize].iter().any(waits);
         if somebody_waits && !serves { rate } else { 0 }
     }

@@ -69,7 +69,8 @@ impl Work<'_> {
     fn can_serve(&self, object: usize, class: u32, site: SiteId, rate: u64) -> bool {
         let tree = self.objects[object].tree(class);
         tree.is_rooted(site)
-            && (tree.depth(site) == 0 || (self.objects[object].relays && tree.rate(site) * 1000 >= rate * KEEP_BELOW_PERMILLE))
+            && (tree.depth(site) == 0
+                || (self.objects[object].relays && tree.rate(site) * 1000 >= rate * KEEP_BELOW_PERMILLE))
             && self.inputs.network.site(site).is_some_and(|known| known.online)
             && self.allowance(object, class, site) >= rate
     }

@@ -77,7 +77,8 @@ impl Object<'_> {
 
     /// Rates for one class, in steps: what the fastest receive, then each down to half of the one before.
     fn tiers(&self) -> Vec<RangeInclusive<u64>> {
-        let shares = || self.rates.iter().map(|rate| rate / u64::from(self.demand.classes())).filter(|share| *share > 0);
+        let shares =
+            || self.rates.iter().map(|rate| rate / u64::from(self.demand.classes())).filter(|share| *share > 0);
         let (Some(most), Some(least)) = (shares().max(), shares().min()) else { return Vec::new() };
         let mut tiers = vec![most..=most];
         let mut above = most - 1;
@@ -202,7 +203,9 @@ impl<'a> Work<'a> {
     fn is_unchanged(&self, edge: &Edge) -> bool {
         let Extent::Changed(changed) = self.extent else { return false };
         let region = |site: SiteId| self.inputs.network.site(site).map(|known| known.region);
-        [edge.source, edge.destination].iter().all(|site| region(*site).is_some_and(|region| !changed.contains(&region)))
+        [edge.source, edge.destination]
+            .iter()
+            .all(|site| region(*site).is_some_and(|region| !changed.contains(&region)))
     }
 
     /// Books what stands and still makes sense, and roots what hangs on holders.
@@ -424,8 +427,15 @@ fn in_order<'a>(inputs: &'a Inputs<'a>, ledger: &Ledger) -> Vec<Object<'a>> {
         let mut left = active;
         for index in same {
             let demand = &inputs.demands[*index];
-            let mut object =
-                Object { index: *index, demand, relays: true, rates: vec![0; sites], trees: Vec::new(), keeps: vec![0; sites], beside: Vec::new() };
+            let mut object = Object {
+                index: *index,
+                demand,
+                relays: true,
+                rates: vec![0; sites],
+                trees: Vec::new(),
+                keeps: vec![0; sites],
+                beside: Vec::new(),
+            };
             if is_planned(*index) && left > 0 {
                 left -= 1;
                 object.relays = demand.policy != WanPolicy::Star;

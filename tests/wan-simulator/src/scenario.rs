@@ -139,8 +139,11 @@ impl Scenario {
         let mut network = Network::default();
         let home = network.add_region(None, None);
         let border = || self.region_mbit.map(|mbit| Calendar::always(bytes(mbit)));
-        let regions: Vec<RegionId> =
-            if self.regions > 1 { (0..self.regions).map(|_| network.add_region(border(), None)).collect() } else { vec![home] };
+        let regions: Vec<RegionId> = if self.regions > 1 {
+            (0..self.regions).map(|_| network.add_region(border(), None)).collect()
+        } else {
+            vec![home]
+        };
         for (number, site) in fleet.iter().enumerate() {
             let region = if number == 0 { home } else { regions[(number - 1) % regions.len()] };
             network

@@ -187,7 +187,8 @@ impl<'a> World<'a> {
             })
             .collect();
         let survivors = |site: &SitePlan| site.dies_at.is_none();
-        let capacities = network.resources().iter().map(|resource| resource.calendar.rate_bytes_per_sec as f64).collect();
+        let capacities =
+            network.resources().iter().map(|resource| resource.calendar.rate_bytes_per_sec as f64).collect();
         let outcome = Outcome {
             sites: scenario.sites,
             bound_s: bound_seconds(scenario, &fleet, survivors),
@@ -377,7 +378,9 @@ impl<'a> World<'a> {
                 .collect();
             let Some(place) = leader.sources.iter().position(|other| *other == id) else { return };
             let (held, fetching, doubled) = (&leader.held, &leader.fetching, &leader.doubled);
-            let Some(pick) = pick(&View { held, fetching, doubled, sources: &sources, start: 0 }, place) else { return };
+            let Some(pick) = pick(&View { held, fetching, doubled, sources: &sources, start: 0 }, place) else {
+                return;
+            };
             if leader.held.contains(pick.chunk) {
                 self.outcome.verified_fetched_twice += 1;
             }
@@ -425,7 +428,8 @@ impl<'a> World<'a> {
         let (source, destination) = (transfer.grant.source, transfer.grant.destination);
         let sent_at = self.now - self.scenario.latency_ms * 1000;
         // What was on its way when the source died is there only in part.
-        if self.leaders[source.0 as usize].dies_at < sent_at || self.leaders[destination.0 as usize].dies_at <= self.now {
+        if self.leaders[source.0 as usize].dies_at < sent_at || self.leaders[destination.0 as usize].dies_at <= self.now
+        {
             return;
         }
         transfer.asked.retain(|other| *other != chunk);
@@ -584,7 +588,11 @@ impl<'a> World<'a> {
                 && leader.last_arrival + STARVES < heard
                 && leader.last_arrival > 0
         };
-        (0u32..).zip(&self.leaders).filter(|(_, leader)| starves(leader)).map(|(number, _)| (0, SiteId(number))).collect()
+        (0u32..)
+            .zip(&self.leaders)
+            .filter(|(_, leader)| starves(leader))
+            .map(|(number, _)| (0, SiteId(number)))
+            .collect()
     }
 
     fn finish(mut self) -> Outcome {
