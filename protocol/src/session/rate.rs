@@ -25,7 +25,8 @@ pub struct RateConfig {
     pub fairness: Fairness,
     /// Whether reports move the rate. Default true; false keeps the start's.
     pub adaptive: bool,
-    /// Most frames sent at once. Default 64: 90 KB, which the smallest socket buffers in use hold.
+    /// Most frames sent at once. Default 64: 90 KB, which the smallest socket buffers in use hold. At rates that
+    /// bring more than that in [`BUCKET`], so many at once: timers are no finer, and the rate would never be reached.
     pub burst_frames_max: u32,
 }
 
@@ -41,6 +42,10 @@ impl Default for RateConfig {
         }
     }
 }
+
+/// What the bucket holds at least: what the rate brings in this time. A driver's timer that is due in less than a
+/// millisecond may be a millisecond late.
+const BUCKET: Duration = Duration::from_millis(2);
 
 /// Loss up to this share (parts per million) lets the rate grow.
 const LOSS_PPM_GROW_MAX: u32 = 2_000;
@@ -137,7 +142,8 @@ impl Rate {
     /// Lets time fill the bucket.
     pub fn fill(&mut self, now: Timestamp) {
         let micros = u64::try_from(now.since(self.filled_at).as_micros()).unwrap_or(u64::MAX);
-        self.tokens = self.tokens.saturating_add(self.bytes_per_sec().saturating_mul(micros)).min(self.tokens_max);
+        let bucket = self.bytes_per_sec().saturating_mul(BUCKET.as_micros() as u64).max(self.tokens_max);
+        self.tokens = self.tokens.saturating_add(self.bytes_per_sec().saturating_mul(micros)).min(bucket);
         self.filled_at = self.filled_at.max(now);
     }
 
@@ -229,6 +235,22 @@ mod tests {
         rate.observe(loss_ppm);
         rate.judge(now);
         rate.bytes_per_sec()
+    }
+
+    #[test]
+    fn a_timer_that_is_a_millisecond_late_each_time_costs_a_fast_link_nothing() {
+        for rate_bytes_per_sec in [50_000_000, 125_000_000, 1_250_000_000] {
+            let mut rate = rate(RateConfig { rate_bytes_per_sec, ..RateConfig::default() });
+            let (mut sent, mut now) = (0, Timestamp::ZERO);
+            while now < at(1000) {
+                rate.fill(now);
+                while rate.take(1000) {
+                    sent += 1000;
+                }
+                now = rate.ready_at(16_000) + Duration::from_millis(1);
+            }
+            assert!(sent >= rate_bytes_per_sec / 100 * 99, "{sent} bytes in a second of {rate_bytes_per_sec}");
+        }
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! A server of the segment: its keys, its channels, and the clock.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -106,6 +107,8 @@ pub(crate) struct Party {
     opener: Opener,
     pairs: PairKeys,
     word: String,
+    /// The public keys of others, as their credentials would have told them.
+    keys: BTreeMap<ServerId, PublicKey>,
     buffer: Vec<u8>,
 }
 
@@ -147,6 +150,7 @@ impl Party {
             segment_key,
             pairs: PairKeys::new(key.clone()),
             word: arguments.word.clone(),
+            keys: BTreeMap::new(),
             sealer: Sealer::new(key, segment_key, &credential, wall_time().0),
             opener: Opener::new(id, cluster, segment, segment_key, publish_keys.clone()),
             publish_key,
@@ -157,8 +161,10 @@ impl Party {
         })
     }
 
-    fn key_of(&self, server: ServerId) -> PublicKey {
-        SecretKey::from_bytes(&derive(&self.word, "server", number(server))).public()
+    fn key_of(&mut self, server: ServerId) -> PublicKey {
+        let word = &self.word;
+        let public = || SecretKey::from_bytes(&derive(word, "server", number(server))).public();
+        *self.keys.entry(server).or_insert_with(public)
     }
 
     /// How these members are told the secret of a session.
