@@ -12,7 +12,7 @@ use std::process::{Command, ExitCode, Stdio};
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
-use common::assignment::{Draft, Kind, LivePolicy};
+use common::assignment::{Draft, Extra, Kind, LivePolicy};
 use common::digest::Version;
 use common::exclude::Exclude;
 use common::ids::{AssignmentNumber, ClusterId, RunNumber, Sequence, ServerId};
@@ -223,6 +223,8 @@ fn package(base: &Path, target: &Path, level: &str, repetitions: &str) -> Result
         live: LivePolicy { directory: String::new(), create: false, adopt: false, exclude: Vec::new() },
         created: WallTime(0),
         expires: WallTime(0),
+        extra: Extra::default(),
+        linger_seconds: 0,
     };
     let request = BuildRequest { draft, base: Some(base.manifest()), result: target.manifest(), needed: None, level };
     let output = tempfile::tempdir()?;

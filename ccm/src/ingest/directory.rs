@@ -19,7 +19,8 @@ use rustix::io::Errno;
 use super::content::{ContentError, ContentSource};
 use super::index::{Index, Stamp};
 use super::scan::{ScanError, ScanLimits};
-use super::walk::{self, Rules, Suspect};
+use super::walk::{self, Rules};
+use super::walked::Suspect;
 
 /// How often a file is read that changes meanwhile.
 const READS_MAX: u32 = 3;

@@ -77,12 +77,15 @@ pub(super) struct Place {
     length: u32,
 }
 
+/// Directories by their paths.
+type Directories = BTreeMap<Box<str>, Place>;
+
 /// The rows of all directories that have files, by their paths; the root's path is empty.
 #[derive(Debug, Default)]
 pub(crate) struct Index {
     bytes: Kept,
     pub(super) shards: Shards,
-    directories: BTreeMap<Box<str>, Place>,
+    directories: Directories,
 }
 
 /// Where the bytes of an index are. The file was checked when it was opened.
@@ -167,7 +170,7 @@ pub(crate) fn parse(bytes: &[u8]) -> Option<Index> {
 }
 
 /// Checks an index and notes where its rows are; `None` when it is damaged.
-fn table(mut from: impl Read) -> io::Result<Option<(Shards, BTreeMap<Box<str>, Place>)>> {
+fn table(mut from: impl Read) -> io::Result<Option<(Shards, Directories)>> {
     let mut head = [0; HEAD_BYTES as usize];
     if !fill(&mut from, &mut head)? || !head.starts_with(MAGIC) {
         return Ok(None);
@@ -175,7 +178,7 @@ fn table(mut from: impl Read) -> io::Result<Option<(Shards, BTreeMap<Box<str>, P
     let mut hashing = Hashing { of: from, hasher: blake3::Hasher::new(), passed: HEAD_BYTES };
     let Some(shards) = hashing.block()? else { return Ok(None) };
     let Some(shards) = postcard::from_bytes::<Shards>(&shards).ok() else { return Ok(None) };
-    let mut directories = BTreeMap::new();
+    let mut directories = Directories::new();
     while let Some(length) = hashing.length()? {
         let Some(path) = hashing.bytes(length)? else { return Ok(None) };
         let Some(path) = String::from_utf8(path).ok() else { return Ok(None) };

@@ -1,6 +1,6 @@
 //! From a staging tree to an assignment.
 //!
-//! In reading order: what is there ([`scan`], with `walk` and `index` behind it) and where its
+//! In reading order: what is there ([`scan`], with `walk`, `walked` and `index` behind it) and where its
 //! bytes are kept ([`content`], with `batch`), or both for a directory as it is ([`directory`]); what is different
 //! ([`diff`], [`compare`] without either tree in memory, [`text`]); which steps lead from one
 //! tree to the other (`plan`) and which old files help to say so in few bytes (`old`, with `similar`
@@ -28,6 +28,7 @@ mod similar;
 mod spool;
 pub mod text;
 mod walk;
+mod walked;
 
 /// How far a scan or build has come. Totals are those of the work at hand: files that are read or
 /// packed, not files that are skipped.

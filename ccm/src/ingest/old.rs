@@ -262,14 +262,12 @@ impl<'a> OldFiles<'a> {
 
     /// Takes a file for no reference, if that is all that is wrong.
     fn give_up(&mut self, number: u32, error: BuildError) -> Result<bool, BuildError> {
-        match error {
-            BuildError::Content(error @ (ContentError::Missing { .. } | ContentError::Damaged { .. })) => {
-                tracing::warn!(path = %self.files[number as usize].path, %error, "an old file is no reference");
-                self.unusable.insert(number);
-                Ok(false)
-            }
-            error => Err(error),
-        }
+        let BuildError::Content(reason @ (ContentError::Missing { .. } | ContentError::Damaged { .. })) = error else {
+            return Err(error);
+        };
+        tracing::warn!(path = %self.files[number as usize].path, error = %reason, "an old file is no reference");
+        self.unusable.insert(number);
+        Ok(false)
     }
 }
 

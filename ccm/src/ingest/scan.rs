@@ -22,7 +22,8 @@ use super::Progress;
 use super::batch::{Batch, TakeError};
 use super::content::{ContentError, ContentStore};
 use super::index::{self, Index, Place, Row, Shards, Stamp};
-use super::walk::{self, Files, Found, Rules, Suspect, Walked};
+use super::walk::{self, Rules};
+use super::walked::{Files, Found, Suspect, Walked};
 
 /// How often a file is read that changes meanwhile.
 const READS_MAX: u32 = 3;
