@@ -8,7 +8,7 @@ async fn a_site_is_checked_shown_and_removed() {
     let shown = ccm.call(Role::Viewer, "GET", "/api/v1/sites/www", Value::Null).await;
     let expected = json!({
         "name": "www", "staging": "/srv/staging", "live": "/srv/www/{server}", "exclude": [], "wan": "auto",
-        "created": "2030-03-17T17:46:40.500Z", "groups": [],
+        "extra": "remove", "linger_seconds": 0, "created": "2030-03-17T17:46:40.500Z", "groups": [],
     });
     assert_eq!(shown.body, expected);
     assert_eq!(ccm.admin("GET", "/api/v1/sites", Value::Null).await.body, json!({"items": [expected]}));

@@ -173,7 +173,8 @@ impl Execution {
         for server in &progress.unanswered {
             self.recorder.server(*server, "offline", Some("did not confirm the commit".into()));
         }
-        if !progress.answered && self.cancel.load(Ordering::Relaxed) {
+        // Whoever was told that the run is going to stop can rely on it, also when all have switched.
+        if self.cancel.load(Ordering::Relaxed) {
             let message = "cancelled while it was being committed: undone everywhere".to_owned();
             return self.abort(RunState::RolledBack, message).await;
         }
