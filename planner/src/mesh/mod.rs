@@ -301,7 +301,7 @@ impl<'a> Work<'a> {
         }
         // Who receives a class slower than that cannot pass it on as fast.
         let tree = self.objects[object].tree(class);
-        if tree.depth(source) > 0 && tree.rate(source) * 1000 < rate * KEEP_BELOW_PERMILLE {
+        if tree.is_rooted(source) && tree.depth(source) > 0 && tree.rate(source) * 1000 < rate * KEEP_BELOW_PERMILLE {
             return None;
         }
         let network = self.inputs.network;
@@ -376,9 +376,11 @@ impl<'a> Work<'a> {
         let unserved = |other: &Object<'_>, from: u32| {
             (from..other.classes().end).filter(|later| other.tree(*later).is_unserved_root(source)).count() as u64
         };
-        let others = self.objects[object + 1..].iter().map(|other| unserved(other, 0));
-        let later = unserved(&self.objects[object], class + 1) + others.sum::<u64>();
-        free / (later + 1)
+        let planned = &self.objects[object];
+        let equals = self.objects[object + 1..].iter().filter(|other| other.demand.priority == planned.demand.priority);
+        let later = unserved(planned, class + 1) + equals.map(|other| unserved(other, 0)).sum::<u64>();
+        let one = if planned.tree(class).is_unserved_root(source) { planned.fastest.min(free) } else { 0 };
+        (free / (later + 1)).max(one)
     }
 
     /// Priorities whose objects found no room while less important ones have some.
