@@ -1,7 +1,6 @@
 //! `planner-tick`: how long planning takes for 1,000 leaders with 40 copy operations each.
 
 use std::collections::BTreeSet;
-use std::time::Instant;
 
 use clap::Parser;
 use common::digest::Digest;
@@ -56,9 +55,16 @@ fn fleet(args: &Args) -> Fleet {
     Fleet { demands: demands.collect(), network }
 }
 
-/// One tick as the CCM does it; how long in milliseconds.
+/// Processor time of this thread so far, in milliseconds: what other programs take does not count.
+fn processor_ms() -> f64 {
+    let text = std::fs::read_to_string("/proc/thread-self/schedstat").expect("Linux keeps this file");
+    let nanoseconds: f64 = text.split(' ').next().and_then(|word| word.parse().ok()).expect("it begins with a number");
+    nanoseconds / 1e6
+}
+
+/// One tick as the CCM does it; how long in milliseconds of processor time.
 fn tick(fleet: &Fleet, book: &mut Book, seconds: u32) -> f64 {
-    let began = Instant::now();
+    let began = processor_ms();
     let (nobody, none, weights) = (BTreeSet::new(), BTreeSet::new(), Weights::default());
     let (now, week_second) = (Timestamp(u64::from(seconds) * 1_000_000), WeekSecond(seconds));
     let inputs = Inputs {
@@ -73,7 +79,7 @@ fn tick(fleet: &Fleet, book: &mut Book, seconds: u32) -> f64 {
     };
     let plan = plan(&inputs, &standing_edges(&fleet.demands, book));
     note(book, &orders(&fleet.network, &fleet.demands, book, &plan, now, week_second));
-    began.elapsed().as_secs_f64() * 1e3
+    processor_ms() - began
 }
 
 fn main() {
@@ -102,7 +108,7 @@ fn main() {
         "leaders": args.leaders,
         "grants": edges,
         "grants_after_a_twentieth_is_gone": after,
-        "median_and_least_ms": {
+        "median_and_least_processor_ms": {
             "from_nothing": from_nothing,
             "nothing_changed": quiet,
             "a_twentieth_of_the_leaders_gone": twentieth_gone,
