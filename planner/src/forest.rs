@@ -17,6 +17,8 @@ pub(crate) struct Tree {
     source: Vec<u32>,
     rate: Vec<u64>,
     depth: Vec<u16>,
+    /// How many steps the one from its source counts for.
+    steps: Vec<u16>,
     first_child: Vec<u32>,
     next_sibling: Vec<u32>,
 }
@@ -27,6 +29,7 @@ impl Tree {
             source: vec![NONE; sites],
             rate: vec![0; sites],
             depth: vec![UNROOTED; sites],
+            steps: vec![1; sites],
             first_child: vec![NONE; sites],
             next_sibling: vec![NONE; sites],
         }
@@ -48,7 +51,7 @@ impl Tree {
         self.depth[site.index()] != UNROOTED
     }
 
-    /// Steps from a holder; meaningful for rooted sites.
+    /// Steps from a holder, slow ones counted for several; meaningful for rooted sites.
     pub(crate) fn depth(&self, site: SiteId) -> u16 {
         self.depth[site.index()]
     }
@@ -57,13 +60,20 @@ impl Tree {
         self.first_child[site.index()] != NONE
     }
 
+    /// Whether a site holds the class and nobody has it from there.
+    pub(crate) fn is_unserved_root(&self, site: SiteId) -> bool {
+        self.depth[site.index()] == 0 && !self.has_children(site)
+    }
+
     pub(crate) fn children(&self, site: SiteId) -> impl Iterator<Item = SiteId> + '_ {
         std::iter::successors(some(self.first_child[site.index()]), |child| some(self.next_sibling[child.index()]))
     }
 
-    /// Makes one site the source of another that has none. Depths are left as they are.
-    pub(crate) fn attach(&mut self, child: SiteId, source: SiteId, rate: u64) {
+    /// Makes one site the source of another that has none. Depths are left as they are. A slow step
+    /// delays what is below by more than one chunk at the stream's rate, and so counts for several.
+    pub(crate) fn attach(&mut self, child: SiteId, source: SiteId, rate: u64, steps: u16) {
         debug_assert!(self.source(child).is_none(), "a site has one source for each class");
+        self.steps[child.index()] = steps;
         self.source[child.index()] = source.0;
         self.rate[child.index()] = rate;
         self.next_sibling[child.index()] = self.first_child[source.index()];
@@ -88,9 +98,21 @@ impl Tree {
         self.mark(child, UNROOTED, |_| ());
     }
 
-    /// A site is rooted, and with it everything below; `visit` hears of each that was not.
-    pub(crate) fn root(&mut self, site: SiteId, depth: u16, visit: impl FnMut(SiteId)) {
-        self.mark(site, depth, visit);
+    /// A holder is rooted, and with it everything below.
+    pub(crate) fn root(&mut self, holder: SiteId) {
+        self.mark(holder, 0, |_| ());
+    }
+
+    /// A site is rooted if its source is, and with it everything below; `visit` hears of each.
+    pub(crate) fn follow(&mut self, site: SiteId, visit: impl FnMut(SiteId)) {
+        if let Some(source) = self.source(site).filter(|source| self.is_rooted(*source)) {
+            let depth = self.deeper(self.depth(source), site);
+            self.mark(site, depth, visit);
+        }
+    }
+
+    fn deeper(&self, depth: u16, site: SiteId) -> u16 {
+        if depth == UNROOTED { UNROOTED } else { depth.saturating_add(self.steps[site.index()]).min(UNROOTED - 1) }
     }
 
     fn mark(&mut self, top: SiteId, depth: u16, mut visit: impl FnMut(SiteId)) {
@@ -101,10 +123,9 @@ impl Tree {
             }
             self.depth[site.index()] = depth;
             visit(site);
-            let below = if depth == UNROOTED { UNROOTED } else { (depth + 1).min(UNROOTED - 1) };
             let mut child = self.first_child[site.index()];
             while let Some(id) = some(child) {
-                pending.push((id, below));
+                pending.push((id, self.deeper(depth, id)));
                 child = self.next_sibling[id.index()];
             }
         }
@@ -123,13 +144,14 @@ mod tests {
     fn what_hangs_below_is_rooted_and_unrooted_with_its_top() {
         let mut tree = Tree::of_sites(5);
         let [a, b, c, d, e] = [0, 1, 2, 3, 4].map(SiteId);
-        tree.attach(b, a, 5);
-        tree.attach(c, b, 5);
-        tree.attach(d, b, 5);
-        tree.attach(e, d, 5);
+        tree.attach(c, b, 5, 1);
+        tree.attach(d, b, 5, 1);
+        tree.attach(e, d, 1, 5);
+        tree.root(a);
+        tree.attach(b, a, 5, 1);
         let mut seen = 0;
-        tree.root(a, 0, |_| seen += 1);
-        assert_eq!((seen, tree.depth(e)), (5, 3));
+        tree.follow(b, |_| seen += 1);
+        assert_eq!((seen, tree.depth(d), tree.depth(e)), (4, 2, 7), "the last step is five times slower");
         tree.detach(c);
         assert!(!tree.is_rooted(c) && tree.is_rooted(d));
         tree.detach(b);

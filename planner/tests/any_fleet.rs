@@ -214,7 +214,12 @@ proptest! {
         let (mut fleet, mut book, mut seconds) = (fleet, Book::default(), 0);
         let site = match happening[0] {
             Happening::Chunk(_, site, _) | Happening::Complete(_, site) | Happening::Gone(site) | Happening::Back(site) => site,
-            _ => return Ok(()),
+            Happening::Starves(..)
+            | Happening::Apart(..)
+            | Happening::Measured(..)
+            | Happening::Confirm(_)
+            | Happening::Stop(_)
+            | Happening::Seconds(_) => return Ok(()),
         };
         happens(&mut fleet, &mut book, &mut seconds, &happening[0]);
         let region = fleet.network.site(SiteId(site % fleet.sites())).expect("known").region;

@@ -39,6 +39,9 @@ const KEEP_ABOVE_PERMILLE: u64 = 1020;
 /// A standing rate is kept down to this part of what it should be, in thousandths.
 const KEEP_BELOW_PERMILLE: u64 = 900;
 
+/// A slow step counts for so many at most.
+const STEPS_MAX: u16 = 100;
+
 /// One demand while it is planned.
 struct Object<'a> {
     /// Its place in the inputs.
@@ -48,6 +51,8 @@ struct Object<'a> {
     relays: bool,
     /// How fast each site shall receive it, all classes together.
     rates: Vec<u64>,
+    /// The greatest rate of a class.
+    fastest: u64,
     trees: Vec<Tree>,
     /// For each site the classes, one bit each, that it alone has brought into its region: it keeps a
     /// share for each of them until somebody there receives from it.
@@ -73,6 +78,11 @@ impl Object<'_> {
     /// The rate for one class.
     fn share(&self, site: SiteId) -> u64 {
         self.rates[site.index()] / u64::from(self.demand.classes())
+    }
+
+    /// For how many steps at the stream's rate one at this rate counts.
+    fn steps(&self, rate: u64) -> u16 {
+        u16::try_from(self.fastest / rate.max(1)).unwrap_or(u16::MAX).clamp(1, STEPS_MAX)
     }
 
     /// Rates for one class, in steps: what the fastest receive, then each down to half of the one before.
@@ -236,7 +246,8 @@ impl<'a> Work<'a> {
                     let rate = rate.min(self.ledger.residual(&path));
                     // Half of what it should be is not worth holding on to.
                     if kept && rate * 2 > edge.rate_bytes_per_sec.min(wanted) && self.ledger.book(&path, rate).is_ok() {
-                        object.tree_mut(class).attach(destination, source, rate);
+                        let steps = object.steps(rate);
+                        object.tree_mut(class).attach(destination, source, rate, steps);
                     }
                 }
                 Selector::Any | Selector::Run { .. } | Selector::WholeFrom { .. } => {
@@ -261,7 +272,7 @@ impl<'a> Work<'a> {
                 let lacks = object.demand.lacks_class(site, class);
                 let holds = known.online && object.demand.holds_class(site, class) && !lacks;
                 if holds {
-                    object.tree_mut(class).root(site, 0, |_| ());
+                    object.tree_mut(class).root(site);
                 } else if !lacks || !known.online {
                     // It neither has the class nor will get it: who hangs on it must look elsewhere.
                     let orphans: Vec<SiteId> = object.tree(class).children(site).collect();
@@ -290,7 +301,7 @@ impl<'a> Work<'a> {
         }
         // Who receives a class slower than that cannot pass it on as fast.
         let tree = self.objects[object].tree(class);
-        if tree.depth(source) > 0 && tree.rate(source) * 1000 < rate * KEEP_BELOW_PERMILLE {
+        if tree.is_rooted(source) && tree.depth(source) > 0 && tree.rate(source) * 1000 < rate * KEEP_BELOW_PERMILLE {
             return None;
         }
         let network = self.inputs.network;
@@ -337,10 +348,10 @@ impl<'a> Work<'a> {
         if is_near {
             self.objects[object].keeps[source.index()] &= !(1 << class);
         }
+        let steps = self.objects[object].steps(rate);
         let tree = self.objects[object].tree_mut(class);
-        tree.attach(destination, source, rate);
-        let depth = tree.depth(source).saturating_add(1).min(u16::MAX - 1);
-        tree.root(destination, depth, visit);
+        tree.attach(destination, source, rate, steps);
+        tree.follow(destination, visit);
         true
     }
 
@@ -362,10 +373,14 @@ impl<'a> Work<'a> {
         if self.objects[object].tree(class).depth(source) > 0 {
             return free;
         }
-        let later = (class + 1..self.objects[object].demand.classes())
-            .filter(|later| !self.objects[object].tree(*later).has_children(source))
-            .count() as u64;
-        free / (later + 1)
+        let unserved = |other: &Object<'_>, from: u32| {
+            (from..other.classes().end).filter(|later| other.tree(*later).is_unserved_root(source)).count() as u64
+        };
+        let planned = &self.objects[object];
+        let equals = self.objects[object + 1..].iter().filter(|other| other.demand.priority == planned.demand.priority);
+        let later = unserved(planned, class + 1) + equals.map(|other| unserved(other, 0)).sum::<u64>();
+        let one = if planned.tree(class).is_unserved_root(source) { planned.fastest.min(free) } else { 0 };
+        (free / (later + 1)).max(one)
     }
 
     /// Priorities whose objects found no room while less important ones have some.
@@ -432,6 +447,7 @@ fn in_order<'a>(inputs: &'a Inputs<'a>, ledger: &Ledger) -> Vec<Object<'a>> {
                 demand,
                 relays: true,
                 rates: vec![0; sites],
+                fastest: 0,
                 trees: Vec::new(),
                 keeps: vec![0; sites],
                 beside: Vec::new(),
@@ -440,6 +456,7 @@ fn in_order<'a>(inputs: &'a Inputs<'a>, ledger: &Ledger) -> Vec<Object<'a>> {
                 left -= 1;
                 object.relays = demand.policy != WanPolicy::Star;
                 object.rates = targets(inputs.network, ledger, demand, &part, object.relays);
+                object.fastest = object.rates.iter().max().map_or(0, |most| most / u64::from(demand.classes()));
                 object.trees = (0..demand.classes()).map(|_| Tree::of_sites(sites)).collect();
                 shares.without(&object.rates);
             }
