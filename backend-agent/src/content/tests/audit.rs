@@ -13,10 +13,9 @@ use crate::content::Audit;
 impl Site {
     fn audit(&mut self, full: bool) -> AuditReport {
         let file = self.order_file(Kind::Audit { full }, TreeContent::default().version());
-        match self.handle(&file) {
-            Outcome::Audited(report) => report,
-            other => panic!("no audit: {other:?}"),
-        }
+        let outcome = self.handle(&file);
+        let Outcome::Audited(report) = outcome else { panic!("no audit: {outcome:?}") };
+        report
     }
 
     /// What an audit finds, as words.

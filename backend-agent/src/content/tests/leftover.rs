@@ -37,10 +37,9 @@ impl Site {
     fn is_clean(&mut self) -> bool {
         let draft = self.draft(Kind::Audit { full: true });
         let file = signed(draft, common::assignment::Effect::of_order(first().version()), &[], &[]);
-        match self.handle(&file) {
-            Outcome::Audited(report) => report.is_clean(),
-            other => panic!("no audit: {other:?}"),
-        }
+        let outcome = self.handle(&file);
+        let Outcome::Audited(report) = outcome else { panic!("no audit: {outcome:?}") };
+        report.is_clean()
     }
 }
 

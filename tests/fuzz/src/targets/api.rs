@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use ccm::api::operations::{
-    Accepted, CheckpointRequest, DiffAdded, DiffReport, DiffRequest, OperationError, Operations, PublishRequest,
-    RestoreRequest, RollbackRequest,
+    Accepted, AuditRequest, CheckpointRequest, DiffAdded, DiffReport, DiffRequest, MendRequest, OperationError,
+    Operations, PublishRequest, RestoreRequest, RollbackRequest,
 };
 use ccm::api::{ApiState, router};
 use ccm::store::{Checkpoint, Role, RunState, ServerRecord, Store};
@@ -59,6 +59,12 @@ impl Operations for Fake {
         Box::pin(async { Ok(ACCEPTED) })
     }
     fn restore(&self, _: RestoreRequest) -> BoxFuture<'_, Result<Accepted, OperationError>> {
+        Box::pin(async { Ok(ACCEPTED) })
+    }
+    fn audit(&self, _: AuditRequest) -> BoxFuture<'_, Result<Accepted, OperationError>> {
+        Box::pin(async { Ok(ACCEPTED) })
+    }
+    fn mend(&self, _: MendRequest) -> BoxFuture<'_, Result<Accepted, OperationError>> {
         Box::pin(async { Ok(ACCEPTED) })
     }
     fn checkpoint(&self, request: CheckpointRequest) -> BoxFuture<'_, Result<Checkpoint, OperationError>> {
