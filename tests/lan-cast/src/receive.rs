@@ -157,7 +157,8 @@ impl Member {
                 | Message::Decline { .. } => self.receptions.message(from, &message, now),
             }
             self.pump();
-            if matches!(message, Message::Close { .. }) {
+            // Others cannot end it.
+            if matches!(message, Message::Close { .. }) && from == server(LEADER) {
                 self.report();
                 if let Some(object) = self.to_be_forgotten.take()
                     && let Err(error) = self.objects.remove(object)
