@@ -21,6 +21,7 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng as _, SeedableRng as _};
 
 use super::codec::Restoration;
+use super::rate::BUCKET;
 use super::*;
 
 pub(super) const SESSION: u32 = 77;
@@ -463,11 +464,15 @@ impl Segment {
     fn serve_leader(&mut self) {
         self.drain_leader();
         let mut burst = 0;
+        let frame_bytes = usize::from(self.geometry.symbol_bytes()) + HEADER_BYTES + TAG_BYTES + LOWER_HEADER_BYTES;
+        let in_a_bucket = self.sender.wanted_bytes_per_sec() * BUCKET.as_micros() as u64 / 1_000_000;
+        // What is not the length of a symbol is the object's end.
+        let of_the_rate = (in_a_bucket / frame_bytes as u64) as u32 + 1;
         while let Some(frame) = self.sender.poll_frame(self.now) {
             burst += 1;
             self.send_frame(&frame);
         }
-        assert!(burst <= self.plan.config.rate.burst_frames_max, "a burst of {burst}");
+        assert!(burst <= self.plan.config.rate.burst_frames_max.max(of_the_rate), "a burst of {burst}");
         self.drain_leader();
         let timeout = self.sender.poll_timeout().map(|at| at.max(self.now));
         if let Some(at) = timeout.filter(|at| self.wake_leader_at.is_none_or(|wake_at| *at < wake_at)) {
