@@ -45,7 +45,7 @@ impl Default for RateConfig {
 
 /// What the bucket holds at least: what the rate brings in this time. A driver's timer that is due in less than a
 /// millisecond may be a millisecond late.
-pub(super) const BUCKET: Duration = Duration::from_millis(2);
+pub const BUCKET: Duration = Duration::from_millis(2);
 
 /// Loss up to this share (parts per million) lets the rate grow.
 const LOSS_PPM_GROW_MAX: u32 = 2_000;
