@@ -4,23 +4,26 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use netlab::farm::{Farm, FarmSpec, Run};
+use netlab::hold::{Hold, held_at};
 use netlab::trees::{self, Plan};
-use netlab::wait::{Changes, Signal, wait_for};
+use netlab::wait::{Changes, wait_for};
 use netlab::{Host, Rate};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 /// What a segment has sent when a session is well under way.
 const MID_SESSION_BYTES: u64 = 3_000_000;
-/// Holds a server up before it has prepared, or after it has switched, while a file stands beside its trees.
-const HOLDS: &str = r#"
-[hooks]
-timeout = "60s"
-before = [["/bin/sh", "-c", "while [ -e \"$PRESSRUN_DIRECTORY/../../hold-before\" ]; do sleep 0.05; done"]]
-after = [["/bin/sh", "-c", "while [ -e \"$PRESSRUN_DIRECTORY/../hold-after\" ]; do sleep 0.05; done"]]
-"#;
+
+/// Agents that can be held up before they have prepared, and after they have switched, by a hold beside their trees.
+fn holds() -> String {
+    let [before, after] = ["$PRESSRUN_DIRECTORY/../../hold-before", "$PRESSRUN_DIRECTORY/../hold-after"].map(held_at);
+    format!(
+        "[hooks]\ntimeout = \"60s\"\nbefore = [[\"/bin/sh\", \"-c\", '{before}']]\n\
+         after = [[\"/bin/sh\", \"-c\", '{after}']]\n"
+    )
+}
 
 fn farm(spec: impl FnOnce(FarmSpec) -> FarmSpec) -> (Farm, PathBuf) {
     let farm = Farm::start(spec(FarmSpec::of(env!("CARGO_BIN_EXE_pressrun"), 2, 2)), &[]);
@@ -34,16 +37,6 @@ fn farm(spec: impl FnOnce(FarmSpec) -> FarmSpec) -> (Farm, PathBuf) {
 fn stage_large(farm: &Farm) {
     let large = Plan { seed: 2, bytes: 20_000_000, file_bytes: 200_000 };
     trees::generate(&farm.staging().join("large"), large).expect("staging");
-}
-
-/// Nothing tells that a group was left: it has to be looked at again.
-struct Soon;
-
-impl Signal for Soon {
-    fn wait(&mut self, until: Instant) {
-        let pause = Duration::from_millis(100).min(until.saturating_duration_since(Instant::now()));
-        std::thread::sleep(pause);
-    }
 }
 
 /// The multicast groups that a server listens to.
@@ -89,7 +82,8 @@ fn assert_as_before(farm: &Farm, old: &Path, before: &[BTreeSet<String>]) {
         });
         assert!(gone.is_some(), "{host} still has {left:?}");
     }
-    let left = wait_for(&mut Soon, PATIENCE, || (all_groups(farm) == before).then_some(()));
+    let mut writes = farm.log_writes();
+    let left = wait_for(&mut writes, PATIENCE, || (all_groups(farm) == before).then_some(()));
     assert!(left.is_some(), "data channels are still listened to: {:?}, before {before:?}", all_groups(farm));
     farm.publish(&["--quorum", "100%"]).done();
     farm.assert_live(&farm.hosts(), &farm.staging());
@@ -133,12 +127,11 @@ fn cancelled_in_the_multicast_session() {
 
 #[test]
 fn cancelled_when_some_have_prepared() {
-    let (farm, old) = farm(|spec| spec.agents(HOLDS));
+    let (farm, old) = farm(|spec| spec.agents(holds()));
     let before = all_groups(&farm);
     trees::change(&farm.staging(), 3, 0.3).expect("staging");
     let held = farm.follower_of(2);
-    let hold = farm.live(held).with_file_name("hold-before");
-    fs::write(&hold, "").expect("holds");
+    let hold = Hold::at(farm.live(held).with_file_name("hold-before")).expect("holds");
     let run = farm.publish_start(&["--quorum", "100%"]);
     let prepared = farm.wait_for(PATIENCE, || {
         let shown = farm.run_show(run);
@@ -147,7 +140,7 @@ fn cancelled_when_some_have_prepared() {
     });
     assert!(prepared.is_some(), "{}", farm.run_show(run));
     farm.cli(&["run", "cancel", &run.to_string()]).expect_code(0);
-    fs::remove_file(&hold).expect("goes on");
+    drop(hold);
     let ended = farm.wait_final(run, PATIENCE);
     assert_eq!(ended.state(), "cancelled", "{ended}");
     assert_as_before(&farm, &old, &before);
@@ -155,12 +148,11 @@ fn cancelled_when_some_have_prepared() {
 
 #[test]
 fn cancelled_when_some_have_switched() {
-    let (farm, old) = farm(|spec| spec.agents(HOLDS));
+    let (farm, old) = farm(|spec| spec.agents(holds()));
     let before = all_groups(&farm);
     trees::change(&farm.staging(), 3, 0.3).expect("staging");
     let held = farm.follower_of(2);
-    let hold = farm.live(held).with_file_name("hold-after");
-    fs::write(&hold, "").expect("holds");
+    let hold = Hold::at(farm.live(held).with_file_name("hold-after")).expect("holds");
     let run = farm.publish_start(&["--quorum", "100%"]);
     let mut switches = Changes::of([farm.live(held).parent().expect("a parent")]).expect("watched");
     let switched = wait_for(&mut switches, PATIENCE, || {
@@ -168,7 +160,7 @@ fn cancelled_when_some_have_switched() {
     });
     assert!(switched.is_some(), "{}", farm.run_show(run));
     farm.cli(&["run", "cancel", &run.to_string()]).expect_code(0);
-    fs::remove_file(&hold).expect("goes on");
+    drop(hold);
     let ended = farm.wait_final(run, PATIENCE);
     assert_eq!(ended.state(), "rolled-back", "{ended}");
     for host in farm.hosts() {

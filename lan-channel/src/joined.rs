@@ -36,7 +36,9 @@ impl JoinedChannels {
         for channel in unwanted {
             if let Some(receiver) = self.joined.remove(&channel) {
                 self.left_overflows += receiver.overflows().unwrap_or(0);
-                tracing::debug!(%channel, "leaves a data channel");
+                drop(receiver);
+                // Whoever reads this may rely on it that the kernel has left the group.
+                tracing::debug!(%channel, "left a data channel");
             }
         }
         let mut failed = Vec::new();

@@ -15,6 +15,9 @@ use protocol::session::Geometry;
 /// which a seventh was lost.
 const RECENT_BYTES_MAX: usize = 384 << 10;
 
+/// How many more than twice those in memory may stand in their order.
+const ORDER_SLACK: usize = 64;
+
 /// A block, and which of its parity symbols.
 type Place = (u32, u8);
 
@@ -75,8 +78,9 @@ impl Parity {
         for place in places {
             self.recent_bytes -= self.recent.remove(&place).map_or(0, |symbol| symbol.len());
         }
-        if self.recent.is_empty() {
-            self.order.clear();
+        // Those that were used up are let go together, so that each is looked at a few times at most.
+        if self.order.len() > 2 * self.recent.len() + ORDER_SLACK {
+            self.order.retain(|place| self.recent.contains_key(place));
         }
     }
 
@@ -126,7 +130,22 @@ mod tests {
         }
         assert!(read(&parity, (1000, 0)).is_err());
         (0..100).for_each(|block| parity.used_up(block));
-        assert_eq!((parity.recent_bytes, parity.order.len()), (0, 0));
+        assert!(parity.recent_bytes == 0 && parity.order.len() <= ORDER_SLACK);
         assert_eq!(fs::read_dir(directory.path()).expect("there").count(), 0, "the file has no name");
+    }
+
+    #[test]
+    fn memory_does_not_grow_while_one_block_waits_and_others_come_and_go() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let geometry = Geometry::new(100_000 * u64::from(SYMBOL_BYTES), SYMBOL_BYTES).expect("fits").with_blocks();
+        let symbol = vec![1; usize::from(SYMBOL_BYTES)];
+        let mut parity = Parity::new(directory.path());
+        parity.keep(&geometry, (0, 0), &symbol).expect("kept");
+        for block in 1..500 {
+            (0..5).for_each(|index| parity.keep(&geometry, (block, index), &symbol).expect("kept"));
+            parity.used_up(block);
+            assert!(parity.order.len() <= 2 * parity.recent.len() + ORDER_SLACK + 5);
+        }
+        assert_eq!(parity.recent.len(), 1, "the one that waits");
     }
 }

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use super::ApiState;
 use super::extract::{Answer, Args, Body, Params, answer, blocking, items, name, nothing, ok};
 use super::problem::Problem;
-use crate::engine::wan::WanPolicy;
+use crate::engine::wan;
 use crate::store::{Group, Selector, Site, Store, StoreError, Thing, rfc3339};
 
 /// Longest time that what a publish removes can be asked to linger: a week. Pages are not open for longer.
@@ -131,8 +131,8 @@ pub(super) async fn create_site(State(state): State<ApiState>, Body(body): Body<
         created: now,
     };
     Exclude::new(&site.exclude).map_err(|e| Problem::invalid("bad-exclude", e.to_string()))?;
-    if WanPolicy::named(&site.wan).is_none() {
-        let detail = format!("{:?} is no way across the WAN: there are auto, star, tree and mesh", site.wan);
+    if wan::policy_named(&site.wan).is_none() {
+        let detail = format!("{:?} is no way across the WAN: there are auto, star and tree", site.wan);
         return Err(Problem::invalid("bad-wan", detail));
     }
     let view = blocking(move || {

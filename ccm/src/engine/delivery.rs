@@ -15,8 +15,9 @@ use common::ids::{AssignmentNumber, SegmentName, ServerId};
 use common::keys::Signed;
 use common::outcome::Outcome;
 use common::ticket::Ticket;
+use planner::policy::WanPolicy;
 
-use super::wan::{WanPlan, WanPolicy};
+use super::wan::WanPlan;
 
 /// A leader as a delivery sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]

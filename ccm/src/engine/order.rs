@@ -13,11 +13,10 @@ use common::ids::{AssignmentNumber, ClusterId, GroupName, RunNumber, SegmentName
 use common::keys::Signed;
 use common::manifest::Manifest;
 use common::ticket::Ticket;
-
+use planner::policy::WanPolicy;
 use transfer::chunk::chunk_bytes_for;
 
 use super::delivery::Delivery;
-use super::wan::WanPolicy;
 use super::{Engine, EngineError, now};
 use crate::ingest::build::{BuildRequest, build};
 use crate::ingest::inventory::build_inventory;

@@ -11,33 +11,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use common::ids::SegmentName;
+use planner::policy::WanPolicy;
 
-/// How the object spreads.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum WanPolicy {
-    /// Star for up to [`STAR_LEADERS_MAX`] leaders, tree above.
-    Auto,
-    /// The CCM serves every leader.
-    Star,
-    /// Leaders that hold the object serve others (002).
-    Tree,
-}
-
-/// Up to how many leaders `auto` lets the CCM serve all: two full copies in parallel over the CCM's
-/// uplink take no longer than two levels of a tree.
-pub const STAR_LEADERS_MAX: usize = 2;
-
-impl WanPolicy {
-    /// Reads the policy's name; `None` for an unknown one.
-    #[must_use]
-    pub fn named(name: &str) -> Option<Self> {
-        match name {
-            "auto" => Some(Self::Auto),
-            "star" => Some(Self::Star),
-            "tree" => Some(Self::Tree),
-            _ => None,
-        }
-    }
+/// Reads the name of a policy that can be carried out; `None` for an unknown one, and for the mesh: a leader
+/// fetches whole objects from one source at a time.
+#[must_use]
+pub fn policy_named(name: &str) -> Option<WanPolicy> {
+    WanPolicy::named(name).filter(|policy| *policy != WanPolicy::Mesh)
 }
 
 /// Who serves.
@@ -70,11 +50,8 @@ impl WanPlan {
     /// A plan for these segments, in the order in which they are to be served.
     #[must_use]
     pub fn new(order: Vec<SegmentName>, policy: WanPolicy) -> Self {
-        let relays = match policy {
-            WanPolicy::Auto => order.len() > STAR_LEADERS_MAX,
-            WanPolicy::Star => false,
-            WanPolicy::Tree => true,
-        };
+        // An object that goes whole is one chunk to the planner's rule.
+        let relays = policy.resolve(order.len(), 1) != WanPolicy::Star;
         let ccm_fan_out = if relays { 1 } else { order.len() };
         let state = order.iter().map(|segment| (segment.clone(), State::Waiting)).collect();
         Self { order, state, ccm_fan_out, relays }

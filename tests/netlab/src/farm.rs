@@ -53,7 +53,7 @@ pub struct FarmSpec {
     /// Servers whose root is a file system of its own with so many bytes.
     pub small_disks: BTreeMap<Host, u64>,
     /// What the agents' configuration file says; without it they have none.
-    pub agents: Option<&'static str>,
+    pub agents: Option<String>,
     /// Whether the web servers remember open files, and go on serving what was there before.
     pub webs_remember: bool,
     /// Servers that do not hear multicast, or are not heard, from the start.
@@ -97,8 +97,8 @@ impl FarmSpec {
 
     /// With a configuration file for all agents.
     #[must_use]
-    pub fn agents(mut self, configuration: &'static str) -> Self {
-        self.agents = Some(configuration);
+    pub fn agents(mut self, configuration: impl Into<String>) -> Self {
+        self.agents = Some(configuration.into());
         self
     }
 
@@ -136,6 +136,13 @@ impl FarmSpec {
         self.small_disks.insert(host, bytes);
         self
     }
+}
+
+/// What agents log: as much as this process was told to, and which data channels they join and leave, because
+/// nothing else tells a test when that has happened.
+fn agents_log() -> String {
+    let usual = std::env::var("RUST_LOG").unwrap_or_else(|_| "info".to_owned());
+    format!("{usual},pressrun_lan_channel::joined=debug")
 }
 
 /// What the links have carried at one moment.
@@ -341,7 +348,8 @@ impl Farm {
             .arg(data)
             .args(["--ccm", &ccm, "--token", token, "--name", name, "--segment", &segment_of(host), "--root"])
             .arg(self.root(host))
-            .args(["--interface", "eth0"]);
+            .args(["--interface", "eth0"])
+            .env("RUST_LOG", agents_log());
         let config = self.agent_config();
         if config.exists() {
             command.arg("--config").arg(config);

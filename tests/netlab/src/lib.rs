@@ -15,13 +15,14 @@
 //! multicast is lost by nftables, and every link has counters.
 //!
 //! [`lab`] is the network, [`multicast`] what it does not carry, [`farm`] the processes on it, [`hammer`] the
-//! visitors of the pages, [`wait`] how tests wait, [`moment`] what logs tell of time.
+//! visitors of the pages, [`hold`] what holds their hooks up, [`wait`] how tests wait, [`moment`] what logs tell of time.
 //! The crate knows the product only by its command line.
 
 pub mod address;
 mod command;
 pub mod farm;
 pub mod hammer;
+pub mod hold;
 pub mod lab;
 pub mod moment;
 pub mod multicast;

@@ -25,12 +25,13 @@ use common::assignment::{Kind, LivePolicy};
 use common::digest::Version;
 use common::errors::chain;
 use common::ids::{AssignmentNumber, ScheduleName, ServerId};
+use planner::policy::WanPolicy;
 use serde::{Deserialize, Serialize};
 
 use super::order::{Body, Frame};
 use super::quorum::Quorum;
 use super::record::Recorder;
-use super::wan::WanPolicy;
+use super::wan;
 use super::{Engine, EngineError, now};
 use crate::store::{Effects, Group, Run, RunKind, RunState, ServerRecord, Site};
 
@@ -291,7 +292,7 @@ impl Execution {
     }
 
     fn wan(&self) -> WanPolicy {
-        WanPolicy::named(&self.site.wan).unwrap_or(WanPolicy::Auto)
+        wan::policy_named(&self.site.wan).unwrap_or(WanPolicy::Auto)
     }
 
     fn enough(&self, count: usize, quorum: usize, what: &str) -> Result<(), Stop> {
