@@ -110,7 +110,7 @@ fn compare(arguments: &Arguments, row: &Scenario) -> Result<Vec<Line>, Box<dyn E
     fs::create_dir(&source)?;
     let file = source.join("object");
     fs::write(&file, Dice::of(1).bytes(row.bytes))?;
-    let all = [Tool::Pressrun, Tool::PressrunFixed, Tool::Uftp, Tool::Udpcast, Tool::Rsync];
+    let all = [Tool::Pressrun, Tool::PressrunFixed, Tool::Uftp, Tool::Udpcast, Tool::Rsync, Tool::Bittorrent];
     let wanted = |tool: &Tool| arguments.tools.is_empty() || arguments.tools.contains(tool);
     let mut lines = Vec::new();
     for tool in all.into_iter().filter(|tool| wanted(tool) && tool.applies_to(row)) {

@@ -32,6 +32,11 @@ const FRAME_BYTES: (u64, u64) = (1396, 1410);
 /// Socket buffers for the peers that take a size, in bytes.
 const PEER_BUFFER_BYTES: &str = "4194304";
 
+/// Debian's own, which has Debian's libtorrent.
+const PYTHON: &str = "/usr/bin/python3";
+/// A peer of the swarm.
+const PEER_SCRIPT: &str = include_str!("bittorrent-peer.py");
+
 /// Where udpcast's two sides find each other.
 const RENDEZVOUS: &str = "239.1.2.3";
 /// Longest time until a file is as it shall be after its receiver said so: UFTP closes it later.
@@ -50,6 +55,8 @@ pub(crate) enum Tool {
     Udpcast,
     /// One rsync for each receiver, all at once.
     Rsync,
+    /// A swarm of libtorrent, in which each knows all others.
+    Bittorrent,
 }
 
 impl Tool {
@@ -61,6 +68,7 @@ impl Tool {
             Self::Uftp => "uftp",
             Self::Udpcast => "udpcast",
             Self::Rsync => "rsync, parallel",
+            Self::Bittorrent => "bittorrent",
         }
     }
 
@@ -71,6 +79,7 @@ impl Tool {
             Self::PressrunFixed => scenario.rate.is_some(),
             // Losses are of multicast only, so it would not notice.
             Self::Rsync => scenario.loss == crate::scenario::Loss::None && scenario.bytes <= 64 << 20,
+            Self::Bittorrent => scenario.loss == crate::scenario::Loss::None && scenario.bytes > 1 << 20,
             Self::Udpcast => scenario.bytes > 1 << 20,
         }
     }
@@ -147,6 +156,7 @@ impl Bench<'_> {
             Tool::Uftp => self.uftp(),
             Tool::Udpcast => several(&|| self.udpcast()),
             Tool::Rsync => several(&|| self.rsync()),
+            Tool::Bittorrent => several(&|| self.bittorrent()),
         }
     }
 
@@ -380,6 +390,52 @@ impl Bench<'_> {
         }
         let seconds = ends(&receivers, start);
         let seen = self.seen(&before, seconds, &daemons, &receivers)?;
+        self.compare(&files)?;
+        Ok(seen)
+    }
+
+    fn bittorrent(&self) -> Result<Seen, ToolError> {
+        let python = Path::new(PYTHON);
+        let (script, torrent) = (self.directory.join("peer.py"), self.directory.join("torrent"));
+        fs::write(&script, PEER_SCRIPT).map_err(system("writing a script"))?;
+        let (script, torrent) = (script.to_string_lossy(), torrent.to_string_lossy());
+        let mut made = self.start(SENDER, python, &[&script, "make", &self.file.to_string_lossy(), &torrent])?;
+        if !all_ended([&mut made], Instant::now() + READY) {
+            return Err(ToolError::NotReady { what: "the description" });
+        }
+        let join = |host: Host, directory: &Path| {
+            let directory = directory.to_string_lossy();
+            self.start(host, python, &[&script, "join", &torrent, &directory, &host.address().to_string()])
+        };
+        let mut sender = join(SENDER, self.file.parent().unwrap_or(self.directory))?;
+        let (mut receivers, mut files) = (Vec::new(), Vec::new());
+        for (number, host) in (1..).zip(self.scenario.hosts()) {
+            let place = self.place(&format!("bittorrent-{number}"))?;
+            receivers.push(join(host, &place)?);
+            files.push(place.join(self.file.file_name().unwrap_or_default()));
+        }
+        let ready = Instant::now() + READY;
+        if receivers.iter().chain([&sender]).any(|peer| peer.hear_until("ready", ready).is_none()) {
+            return Err(ToolError::NotReady { what: "a peer" });
+        }
+        let before = self.before(Some(&sender), &receivers)?;
+        sender.tell("");
+        // Each connects to those before it, and to the sender.
+        let mut known = SENDER.address().to_string();
+        for (receiver, host) in receivers.iter_mut().zip(self.scenario.hosts()) {
+            receiver.tell(&known);
+            known += &format!(" {}", host.address());
+        }
+        let patience = self.patience();
+        let over = Instant::now() + patience;
+        let mut seconds = Vec::new();
+        for receiver in &receivers {
+            let Some(heard) = receiver.hear_until("finished", over) else {
+                return Err(ToolError::Stalled { seconds: patience.as_secs_f64() });
+            };
+            seconds.push(heard.last().and_then(|said| said["micros"].as_f64()).map(|micros| micros / 1e6));
+        }
+        let seen = self.seen(&before, seconds, std::slice::from_ref(&sender), &receivers)?;
         self.compare(&files)?;
         Ok(seen)
     }
