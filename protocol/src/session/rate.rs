@@ -51,6 +51,10 @@ pub const BUCKET: Duration = Duration::from_millis(2);
 const LOSS_PPM_GROW_MAX: u32 = 2_000;
 /// Loss above this share cuts the rate.
 const LOSS_PPM_HOLD_MAX: u32 = 20_000;
+/// What the rate grows by with each judgement, as a part of itself, until something is lost for the first time.
+const RAMP_PART: u64 = 4;
+/// And from then on.
+const GROWTH_PART: u64 = 20;
 /// How long loss that a cut did not change is taken for granted.
 const FLOOR_FOR: Duration = Duration::from_secs(2);
 const MICROS: u64 = 1_000_000;
@@ -71,6 +75,8 @@ pub struct Rate {
     floor_until: Timestamp,
     /// The rate before the last cut, and the loss that caused it.
     cut: Option<(u64, u32)>,
+    /// Nothing has been lost yet: the link may be many times as fast as the start.
+    ramping: bool,
     /// The next reports still speak of frames sent at the former rate.
     settling: bool,
     frame_bytes: u32,
@@ -94,6 +100,7 @@ impl Rate {
             floor_ppm: 0,
             floor_until: now,
             cut: None,
+            ramping: true,
             settling: false,
             frame_bytes,
             friendly: (config.fairness == Fairness::TcpFriendly).then(Friendly::default),
@@ -203,13 +210,15 @@ impl Rate {
             return;
         }
         let excess_ppm = worst_ppm.saturating_sub(self.floor_ppm);
+        self.ramping &= excess_ppm <= LOSS_PPM_GROW_MAX;
         // A rate that is not used says nothing about a higher one.
         let is_used = self.rate_bytes_per_sec <= self.bytes_per_sec();
         if excess_ppm <= LOSS_PPM_GROW_MAX {
             if !is_used {
                 return;
             }
-            self.set(self.rate_bytes_per_sec + self.rate_bytes_per_sec / 20);
+            let part = if self.ramping { RAMP_PART } else { GROWTH_PART };
+            self.set(self.rate_bytes_per_sec + self.rate_bytes_per_sec / part);
         } else if excess_ppm > LOSS_PPM_HOLD_MAX {
             self.cut = Some((self.rate_bytes_per_sec, worst_ppm));
             let delivered_ppm = u64::from(1_000_000 - worst_ppm.min(1_000_000));
@@ -268,11 +277,20 @@ mod tests {
     #[test]
     fn the_rate_grows_without_loss_holds_at_some_and_falls_at_much() {
         let mut rate = rate(RateConfig::default());
-        assert_eq!(judge(&mut rate, 0, at(10)), 52_500_000);
-        assert_eq!(judge(&mut rate, 2_000, at(20)), 55_125_000);
-        assert_eq!(judge(&mut rate, 2_001, at(30)), 55_125_000);
+        assert_eq!(judge(&mut rate, 2_001, at(10)), 50_000_000);
+        assert_eq!(judge(&mut rate, 0, at(20)), 52_500_000);
+        assert_eq!(judge(&mut rate, 2_000, at(30)), 55_125_000);
         assert_eq!(judge(&mut rate, 20_000, at(40)), 55_125_000);
         assert!(judge(&mut rate, 100_000, at(50)) < 50_000_000);
+    }
+
+    #[test]
+    fn until_something_is_lost_the_rate_grows_by_a_quarter_each_time() {
+        let mut rate = rate(RateConfig::default());
+        assert_eq!(judge(&mut rate, 0, at(10)), 62_500_000);
+        assert_eq!(judge(&mut rate, 2_000, at(20)), 78_125_000);
+        assert_eq!(judge(&mut rate, 3_000, at(30)), 78_125_000);
+        assert_eq!(judge(&mut rate, 0, at(40)), 82_031_250);
     }
 
     #[test]
