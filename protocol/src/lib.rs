@@ -11,6 +11,7 @@
 pub mod direct;
 pub mod doctor;
 pub mod election;
+pub mod jumbo;
 pub mod message;
 pub mod participant;
 pub mod reach;

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{direct, election, reach, registration, relocation, reports, session};
+use crate::{direct, election, jumbo, reach, registration, relocation, reports, session};
 
 /// A message of one of the protocols. Grows at the end only.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -27,4 +27,6 @@ pub enum Control {
     Direct(direct::Message),
     /// Where the control channel is.
     Relocation(relocation::Message),
+    /// Whether long packets pass.
+    Jumbo(jumbo::Message),
 }

@@ -222,7 +222,11 @@ impl Participant {
                 Ok(office.map_or(Ok(()), |office| office.registrar.handle_message(from, message, now))?)
             }
             Control::Reports(message) => Ok(self.hear_reports(from, message, now)?),
-            Control::Session { .. } | Control::Reach(_) | Control::Direct(_) | Control::Relocation(_) => Ok(()),
+            Control::Session { .. }
+            | Control::Reach(_)
+            | Control::Direct(_)
+            | Control::Relocation(_)
+            | Control::Jumbo(_) => Ok(()),
         }
     }
 

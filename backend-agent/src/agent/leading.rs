@@ -25,9 +25,7 @@ use lan_channel::frames::FrameKey;
 use lan_channel::secrets::{SessionName, SessionSecret};
 use protocol::direct::{self, Offers};
 use protocol::session::shares::{fair_shares, first_share};
-use protocol::session::{
-    Announcement, Failure, Geometry, SenderConfig, SenderOutput, Status, SymbolLength, channel_of,
-};
+use protocol::session::{Announcement, Geometry, SenderConfig, SenderOutput, Status, channel_of};
 use tokio::sync::mpsc;
 use transfer::tls::Peer;
 
@@ -102,7 +100,6 @@ pub(super) struct Leading {
     last_sent: Digest,
     /// What all sessions together may send, in bytes per second on the wire.
     rate_max: Option<u64>,
-    symbol_length: SymbolLength,
 }
 
 /// How the uplink reaches the CCM.
@@ -146,7 +143,6 @@ impl Leading {
             ask_again: lan.ask_again,
             ask_again_at: now + lan.ask_again,
             last_sent: Digest([0; 32]),
-            symbol_length: SymbolLength::default(),
             rate_max: lan.sender.rate.rate_bytes_per_sec_max,
         }
     }
@@ -196,15 +192,6 @@ impl Leading {
     pub(super) fn decline(&mut self, from: ServerId, session: u32, now: Timestamp) {
         if let Some(distribution) = self.session(session) {
             distribution.decline(from, now);
-        }
-    }
-
-    /// A member was not served, perhaps because the symbols of its session are too long.
-    fn note_failure(&mut self, object: Digest, failure: Failure) {
-        let session = self.active.get(&object).and_then(|active| active.session.as_ref());
-        let Some(Session { distribution, .. }) = session else { return };
-        if self.symbol_length.failed(distribution.symbol_bytes(), failure) {
-            tracing::warn!("something on the segment does not carry the long frames that all interfaces do");
         }
     }
 
@@ -487,7 +474,8 @@ impl Agent {
                 return;
             }
         };
-        let symbol_bytes = leading.symbol_length.of(leading.members.iter().map(|member| member.mtu));
+        let others = leading.members.iter().map(|member| member.server).filter(|server| *server != leading.server);
+        let symbol_bytes = self.jumbo.symbol_bytes(others.filter(|server| !self.reach.is_served_by_unicast(*server)));
         let geometry = match Geometry::new(active.ticket.length, symbol_bytes) {
             Ok(geometry) => geometry,
             Err(error) => {
@@ -544,6 +532,7 @@ impl Agent {
             }
         }
         self.reach.members(members.iter().map(|member| member.server).filter(|server| *server != own), now);
+        self.probe_long_packets(&members);
         let objects = match &mut self.leading {
             Some(leading) => leading.members_changed(members, now),
             None => Vec::new(),
@@ -599,9 +588,10 @@ impl Agent {
                 tracing::warn!(%server, ?failure, "a member is not served by multicast");
                 if let Some(active) = active {
                     active.audience.failed(server);
-                }
-                if let Some(leading) = &mut self.leading {
-                    leading.note_failure(object, failure);
+                    let symbol_bytes = active.session.as_ref().map_or(0, |it| it.distribution.symbol_bytes());
+                    if self.jumbo.failed(symbol_bytes, failure) {
+                        tracing::warn!("something on the segment no longer carries the long frames that it did");
+                    }
                 }
             }
             SenderOutput::Finished(stats) => {

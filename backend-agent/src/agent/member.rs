@@ -16,6 +16,7 @@ use common::time::Timestamp;
 use lan_channel::doctor::is_of_doctor;
 use lan_channel::secrets::SessionName;
 use protocol::election;
+use protocol::jumbo;
 use protocol::message::Control;
 use protocol::participant::Output;
 use protocol::reach::Way;
@@ -77,7 +78,10 @@ impl Agent {
                     continue;
                 }
             };
-            self.peers.heard(opened.sender.server, &opened.sender.name, from);
+            // A probe leaves by the socket of frames, where nobody is spoken to.
+            if !matches!(message, Control::Jumbo(jumbo::Message::Probe { .. })) {
+                self.peers.heard(opened.sender.server, &opened.sender.name, from);
+            }
             // What was sent before this message is heard before it: data has a socket of its own, and
             // a question about frames that lie there unread would be answered with "missing".
             self.drain_data();
@@ -158,6 +162,7 @@ impl Agent {
                 self.session(sender, transfer, message, now);
             }
             Control::Reach(message) => self.reach.handle_message(server, way, &message, now),
+            Control::Jumbo(message) => self.jumbo.handle_message(server, way, &message),
             Control::Direct(message) => self.direct(sender, from, message, now),
             Control::Relocation(message) => {
                 self.moves.handle_message(server, sender.roles.leader, &message, now);
@@ -489,18 +494,21 @@ impl Agent {
                 Output::Leads { epoch } => {
                     self.moves.leads(epoch, now);
                     self.reach.leads(now);
+                    self.jumbo.leads();
                     self.lead(epoch, now);
                 }
                 Output::Follows { leader, epoch } => {
                     self.moves.follows(leader, epoch);
                     tracing::info!(%leader, epoch, "follows a group leader");
                     self.reach.follows(leader, now);
+                    self.jumbo.follows(leader);
                     self.stop_leading();
                 }
                 Output::Leaderless => {
                     self.moves.leaderless(now);
                     tracing::info!("there is no group leader");
                     self.reach.leaderless(now);
+                    self.jumbo.leaderless();
                     self.stop_leading();
                 }
                 Output::Confirmed { leader, epoch } => tracing::debug!(%leader, epoch, "registered"),

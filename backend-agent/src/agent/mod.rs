@@ -47,6 +47,7 @@ use lan_channel::secrets::PairKeys;
 use lan_channel::sockets::{ChannelAddresses, Channels};
 use protocol::doctor::Responder;
 use protocol::election::Mode;
+use protocol::jumbo::Jumbo;
 use protocol::participant::{Beginning, Participant};
 use protocol::reach::{Reach, Transport};
 use protocol::registration::InfoError;
@@ -206,6 +207,7 @@ pub(crate) struct Agent {
     own_address: SocketAddr,
     /// Who hears what is multicast.
     reach: Reach,
+    jumbo: Jumbo,
     roster: Roster,
     /// Objects that a leader offered and that are being fetched, and which leader.
     offered: BTreeMap<Digest, ServerId>,
@@ -410,6 +412,7 @@ impl Agent {
             peers,
             own_address,
             reach,
+            jumbo: Jumbo::new(protocol::jumbo::Config::default()),
             roster: Roster::new(client_tls),
             offered: BTreeMap::new(),
             leader_transfer: BTreeMap::new(),
@@ -484,7 +487,7 @@ impl Agent {
 
     fn next_timeout(&self) -> Option<Timestamp> {
         let leading = self.leading.as_ref().and_then(Leading::poll_timeout);
-        let reach = [self.reach.poll_timeout(), self.roster_at()];
+        let reach = [self.reach.poll_timeout(), self.jumbo.poll_timeout(), self.roster_at()];
         let machines = [
             self.part.poll_timeout(),
             self.moves.poll_timeout(),
@@ -509,6 +512,7 @@ impl Agent {
         }
         self.ask_again(now);
         self.reach.handle_timeout(now);
+        self.jumbo.handle_timeout(now);
         self.ask_for_roster(now);
         self.keep_peers(now);
         if self.host_at <= now {
@@ -521,7 +525,13 @@ impl Agent {
 
     /// Carries out what the machines have put out, until nobody has anything more to say.
     fn pump(&mut self) {
-        while self.pump_part() | self.pump_reach() | self.pump_moves() | self.pump_receptions() | self.pump_leading() {}
+        while self.pump_part()
+            | self.pump_reach()
+            | self.pump_jumbo()
+            | self.pump_moves()
+            | self.pump_receptions()
+            | self.pump_leading()
+        {}
     }
 
     fn event(&mut self, event: Event) {

@@ -5,11 +5,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use common::errors::chain;
+use common::fleet::MemberInfo;
 use common::ids::ServerId;
 use common::time::Timestamp;
+use protocol::jumbo;
 use protocol::message::Control;
 use protocol::reach::{Output, Transport};
 use rustls::ClientConfig;
+
+use lan_channel::data::FrameSink as _;
 
 use super::{Agent, Event};
 use crate::peers::Peer;
@@ -102,11 +106,53 @@ impl Agent {
                 Output::Deaf(server) => {
                     tracing::warn!(%server, "a member does not hear what is multicast: it is served by unicast; see `pressrun doctor`");
                     self.leave_sessions(server);
+                    self.probe_long_packets(&self.part.members());
                 }
-                Output::Hears(server) => tracing::debug!(%server, "a member hears what is multicast"),
+                Output::Hears(server) => {
+                    tracing::debug!(%server, "a member hears what is multicast");
+                    self.probe_long_packets(&self.part.members());
+                }
             }
         }
         any
+    }
+
+    /// At the leader: whose packets may be long.
+    pub(super) fn probe_long_packets(&mut self, members: &[MemberInfo]) {
+        let own = self.identity.server;
+        let hears = |member: &&MemberInfo| member.server != own && !self.reach.is_served_by_unicast(member.server);
+        let mtus = members.iter().filter(hears).map(|member| (member.server, member.mtu));
+        self.jumbo.members(self.channels.attachment.mtu(), mtus, self.clock.now());
+    }
+
+    pub(super) fn pump_jumbo(&mut self) -> bool {
+        let mut any = false;
+        while let Some(output) = self.jumbo.poll_output() {
+            any = true;
+            match output {
+                jumbo::Output::Probe { symbol_bytes } => self.probe(symbol_bytes),
+                jumbo::Output::Send { to, message } => self.unicast(to, &Control::Jumbo(message)),
+                jumbo::Output::Pass { symbol_bytes } => {
+                    tracing::info!(symbol_bytes, "long packets reach all members, and sessions have them");
+                }
+                jumbo::Output::Stuck { members } => {
+                    let members: Vec<String> = members.iter().map(ServerId::to_string).collect();
+                    tracing::warn!(
+                        members = members.join(" "),
+                        "interfaces take long packets, and these members get none: something between does not carry them"
+                    );
+                }
+            }
+        }
+        any
+    }
+
+    /// Multicasts a datagram as long as a frame with symbols of that length, in one packet.
+    fn probe(&mut self, symbol_bytes: u16) {
+        let probe = |padding| Control::Jumbo(jumbo::Message::Probe { symbol_bytes, padding: vec![0; padding] });
+        let unpadded_bytes = self.seal(None, &probe(0)).len();
+        let datagram = self.seal(None, &probe(jumbo::padding_bytes(symbol_bytes, unpadded_bytes)));
+        self.channels.data_send.to(self.control_channel).offer(&datagram, datagram.len());
     }
 
     /// When to ask the content control manager for addresses again; `None` while it is being asked.

@@ -65,7 +65,7 @@ pub use refusal::StatusRefused;
 pub use sender::{Announcement, Content, Frame, Output as SenderOutput, Sender};
 pub use sender_config::{Repair, SenderConfig};
 pub use suppression::MEMBERS_ANSWERING_MAX;
-pub use symbols::SymbolLength;
+pub(crate) use symbols::symbol_bytes_for;
 
 /// Default length of a symbol in bytes.
 ///

@@ -1,6 +1,6 @@
-//! How long the symbols of a session are: as long as every member's interface can take.
+//! How long the symbols of a session can be: as long as every member's interface takes.
 
-use super::{Failure, HEADER_BYTES, SYMBOL_BYTES, SYMBOL_BYTES_MAX, SYMBOL_BYTES_MIN, TAG_BYTES};
+use super::{HEADER_BYTES, SYMBOL_BYTES, SYMBOL_BYTES_MAX, SYMBOL_BYTES_MIN, TAG_BYTES};
 
 /// Headers of IPv6 and UDP: the longest that there are below a frame.
 const LOWER_BYTES: u32 = 48;
@@ -8,37 +8,9 @@ const LOWER_BYTES: u32 = 48;
 /// room for a tunnel, is not lengthened for less.
 const JUMBO_MTU_MIN: u32 = 2_000;
 
-/// How a leader chooses the length of symbols: as long as all interfaces take, until it shows that something between
-/// does not carry what they do.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct SymbolLength {
-    gave_long_up: bool,
-}
-
-impl SymbolLength {
-    /// The length for a session of servers whose interfaces carry packets of these lengths.
-    #[must_use]
-    pub fn of(self, mtus: impl IntoIterator<Item = Option<u32>>) -> u16 {
-        let length = symbol_bytes_for(mtus);
-        if self.gave_long_up { length.min(SYMBOL_BYTES) } else { length }
-    }
-
-    /// A member was not served with symbols of this length. Returns whether that is why long ones are given up from
-    /// here on: it answered, and nothing of what it was sent reached it.
-    pub fn failed(&mut self, symbol_bytes: u16, failure: Failure) -> bool {
-        let is_deaf = match failure {
-            Failure::Fruitless | Failure::Stalled | Failure::Straggling => true,
-            Failure::Silent | Failure::Declined | Failure::Gone | Failure::Exhausted => false,
-        };
-        let gives_up = is_deaf && symbol_bytes > SYMBOL_BYTES && !self.gave_long_up;
-        self.gave_long_up |= gives_up;
-        gives_up
-    }
-}
-
 /// The length of symbols when the interfaces of leader and members carry packets of these lengths; one that does
 /// not say counts as carrying what every network does.
-fn symbol_bytes_for(mtus: impl IntoIterator<Item = Option<u32>>) -> u16 {
+pub(crate) fn symbol_bytes_for(mtus: impl IntoIterator<Item = Option<u32>>) -> u16 {
     let mtus = mtus.into_iter().map(|mtu| mtu.unwrap_or(0));
     // Nobody: nothing is known.
     let Some(least) = mtus.min() else { return SYMBOL_BYTES };
@@ -66,18 +38,6 @@ mod tests {
         assert_eq!(of(&[400]), SYMBOL_BYTES_MIN, "no IPv4 interface takes less");
         assert_eq!(symbol_bytes_for([Some(9_000), None]), SYMBOL_BYTES, "one does not say");
         assert_eq!(symbol_bytes_for([]), SYMBOL_BYTES);
-    }
-
-    #[test]
-    fn long_symbols_are_given_up_once_when_a_member_answers_and_gets_none_of_them() {
-        let mut length = SymbolLength::default();
-        let jumbo = || [Some(9_000), Some(9_000)];
-        assert!(!length.failed(SYMBOL_BYTES, Failure::Fruitless), "shorter ones would not help it");
-        assert!(!length.failed(SYMBOL_BYTES_MAX, Failure::Silent), "it may be dead");
-        assert_eq!(length.of(jumbo()), SYMBOL_BYTES_MAX);
-        assert!(length.failed(SYMBOL_BYTES_MAX, Failure::Fruitless));
-        assert_eq!((length.of(jumbo()), length.of([Some(1_280)])), (SYMBOL_BYTES, 1_280 - 88));
-        assert!(!length.failed(SYMBOL_BYTES_MAX, Failure::Fruitless), "that is known");
     }
 
     #[test]

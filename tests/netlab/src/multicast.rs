@@ -196,6 +196,15 @@ impl Lab {
         ip_batch(Some(&self.namespace(Host::Router(segment))), &lines).map(drop)
     }
 
+    /// Sets the largest packet that the switch of a segment forwards to a server; nobody is told.
+    ///
+    /// # Errors
+    /// [`LabError`] when the kernel refuses.
+    pub fn set_port_mtu(&self, server: Host, mtu: u32) -> Result<(), LabError> {
+        let Host::Server(segment, number) = server else { return Ok(()) };
+        ip_batch(Some(&self.namespace(Host::Router(segment))), &format!("link set w{number} mtu {mtu}\n")).map(drop)
+    }
+
     /// Sets the largest packet that a server believes its link to carry.
     ///
     /// # Errors

@@ -20,7 +20,7 @@ use protocol::session::{
     Announcement, Carried, FrameFlags, FrameHeader, Geometry, Grant, HEADER_BYTES, Layout, Message, Poll, Receiver,
     ReceiverConfig, Roll, SYMBOL_BYTES, Sender, SenderConfig, Status, TAG_BYTES,
 };
-use protocol::{direct, reach, reports};
+use protocol::{direct, jumbo, reach, reports};
 
 use super::{Renewed, assert_same_again, encoded};
 use crate::{Shape, Target};
@@ -174,6 +174,8 @@ fn messages() -> Vec<Control> {
     let deaf = [reach::Deaf::These(vec![leader, server::id(2)]), reach::Deaf::Many];
     all.extend(deaf.map(|deaf| Control::Reach(reach::Message::Beacon { number: 9, deaf })));
     all.push(Control::Reach(reach::Message::Heard { number: 9 }));
+    all.push(Control::Jumbo(jumbo::Message::Probe { symbol_bytes: 8_896, padding: vec![0; 300] }));
+    all.push(Control::Jumbo(jumbo::Message::Passed { symbol_bytes: 8_896 }));
     let object = common::digest::Digest([4; 32]);
     let answers = [direct::Answer::Fetches, direct::Answer::Holds, direct::Answer::Declines("space: none".into())];
     all.extend(answers.map(|answer| Control::Direct(direct::Message::Answer { object, answer })));

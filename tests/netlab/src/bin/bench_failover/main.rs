@@ -8,6 +8,7 @@
 //! the link is full for long.
 
 mod saturated;
+mod several;
 mod view;
 
 use std::fs;
@@ -40,6 +41,14 @@ enum Preset {
 }
 
 impl Preset {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Lan => "lan",
+            Self::Fast => "fast",
+            Self::Seed => "seed",
+        }
+    }
+
     fn configuration(self) -> &'static str {
         match self {
             Self::Lan => "[lan]\npreset = \"lan\"\n",
@@ -80,12 +89,54 @@ struct Arguments {
     /// Servers of the segment
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u8).range(2..=32))]
     servers: u8,
+    /// Segments that are tried at once, each for its share of the times
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=32), conflicts_with = "saturated")]
+    farms: u32,
     /// Timers
     #[arg(long, value_enum, default_value_t = Preset::Lan)]
     preset: Preset,
     /// Also write the results to this file, as JSON
     #[arg(long)]
     json: Option<PathBuf>,
+}
+
+impl Arguments {
+    /// What is to be measured.
+    fn rows(&self) -> Vec<Row> {
+        let row = |leader, end, times, goal| Row { leader, end, times, goal, seconds: Vec::new() };
+        vec![
+            row("killed", End::Killed, self.kills, self.preset.goal()),
+            row("stopped", End::Stopped, self.hand_overs, HAND_OVER_GOAL),
+            row("cut off", End::CutOff, self.partitions, HEALED_GOAL),
+        ]
+    }
+}
+
+/// What was seen of leaders that end in one way.
+#[derive(Debug)]
+struct Row {
+    leader: &'static str,
+    end: End,
+    times: u32,
+    /// Of the 99th percentile, in seconds.
+    goal: f64,
+    seconds: Vec<f64>,
+}
+
+impl Row {
+    /// Prints it and gives it as JSON, with whether the goal was reached; nothing where nothing was tried.
+    fn report(&self) -> Option<(Value, bool)> {
+        let Self { leader, times, goal, seconds, end: _ } = self;
+        let [median, p99, worst] = summary(seconds)?;
+        let is_reached = p99 <= *goal;
+        let word = if is_reached { "reached" } else { "missed" };
+        println!("{leader:<8} {times:>5} {median:>8.3} {p99:>8.3} {worst:>8.3} {goal:>8.3}  {word}");
+        let json = json!({
+            "leader": leader, "times": times, "median_seconds": median, "p99_seconds": p99, "worst_seconds": worst,
+            "goal_seconds": goal, "goal_reached": is_reached, "seconds": seconds,
+        });
+        Some((json, is_reached))
+    }
 }
 
 /// How a leader ends.
@@ -190,41 +241,40 @@ fn load() -> String {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let mut bench = Bench::start(&arguments);
     let load_before = load();
     let began = Instant::now();
-    let mut rows: Vec<Value> = Vec::new();
-    let mut reached = true;
-    let kinds = [
-        ("killed", End::Killed, arguments.kills, arguments.preset.goal()),
-        ("stopped", End::Stopped, arguments.hand_overs, HAND_OVER_GOAL),
-        ("cut off", End::CutOff, arguments.partitions, HEALED_GOAL),
-    ];
     println!("{:<8} {:>5} {:>8} {:>8} {:>8} {:>8}  seconds", "leader", "times", "median", "p99", "worst", "goal");
-    for (name, end, times, goal) in kinds {
-        let seconds: Vec<f64> = (0..times).map(|_| bench.measure(end)).collect();
-        let Some([median, p99, worst]) = summary(&seconds) else { continue };
-        let is_reached = p99 <= goal;
-        reached &= is_reached;
-        let word = if is_reached { "reached" } else { "missed" };
-        println!("{name:<8} {times:>5} {median:>8.3} {p99:>8.3} {worst:>8.3} {goal:>8.3}  {word}");
-        rows.push(json!({
-            "leader": name, "times": times, "median_seconds": median, "p99_seconds": p99, "worst_seconds": worst,
-            "goal_seconds": goal, "goal_reached": is_reached, "seconds": seconds,
-        }));
-    }
     let mut saturated = Value::Null;
-    if arguments.saturated > 0 {
-        let seen = bench.saturate(Duration::from_secs(60 * arguments.saturated));
-        println!("{seen}");
-        reached &= seen.elections == 0;
-        saturated = seen.json();
-    }
+    let mut reached = true;
+    let rows = if arguments.farms > 1 {
+        match several::run(&arguments) {
+            Ok(rows) => rows,
+            Err(error) => {
+                eprintln!("bench-failover: {error}");
+                return ExitCode::FAILURE;
+            }
+        }
+    } else {
+        let mut bench = Bench::start(&arguments);
+        let mut rows = arguments.rows();
+        for row in &mut rows {
+            row.seconds = (0..row.times).map(|_| bench.measure(row.end)).collect();
+        }
+        if arguments.saturated > 0 {
+            let seen = bench.saturate(Duration::from_secs(60 * arguments.saturated));
+            println!("{seen}");
+            reached &= seen.elections == 0;
+            saturated = seen.json();
+        }
+        rows
+    };
+    let reports: Vec<(Value, bool)> = rows.iter().filter_map(Row::report).collect();
+    reached &= reports.iter().all(|(_, is_reached)| *is_reached);
     println!("load {load_before} before, {} after; {:.0?} in all", load(), began.elapsed());
     if let Some(path) = &arguments.json {
-        let preset = format!("{:?}", arguments.preset).to_lowercase();
-        let result = json!({ "preset": preset, "servers": arguments.servers, "load_before": load_before, "rows": rows,
-                "saturated": saturated });
+        let rows: Vec<Value> = reports.into_iter().map(|(json, _)| json).collect();
+        let result = json!({ "preset": arguments.preset.name(), "servers": arguments.servers,
+                "segments": arguments.farms, "load_before": load_before, "rows": rows, "saturated": saturated });
         if let Err(error) = fs::write(path, format!("{result:#}\n")) {
             eprintln!("bench-failover: {} cannot be written: {error}", path.display());
             return ExitCode::FAILURE;
