@@ -257,6 +257,12 @@ impl Members {
             .any(|member| member.is_waiting() && (!member.answered || member.unanswered_polls >= UNAWARE_POLLS))
     }
 
+    /// Whether those that were heard, and are served, have all left several polls in a row unanswered.
+    pub(super) fn all_fell_silent(&self) -> bool {
+        let mut heard = self.0.values().filter(|member| member.is_served() && member.answered).peekable();
+        heard.peek().is_some() && heard.all(|member| member.is_suspect())
+    }
+
     /// A poll goes out to everybody.
     pub(super) fn asked(&mut self) {
         for member in self.0.values_mut().filter(|member| member.is_waiting()) {

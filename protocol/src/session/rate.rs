@@ -191,6 +191,16 @@ impl Rate {
         }
     }
 
+    /// All who answered before have ceased to: perhaps they are kept so busy that they cannot. It is as with a
+    /// network that loses everything, and once they are heard again the rate is searched for anew.
+    pub fn unanswered(&mut self) {
+        if self.config.adaptive {
+            self.set(self.rate_bytes_per_sec / 2);
+            self.cut = None;
+            self.ramping = true;
+        }
+    }
+
     /// Moves the rate by what is delivered.
     fn follow(&mut self, worst_ppm: u32, now: Timestamp) {
         if self.settling {
@@ -291,6 +301,16 @@ mod tests {
         assert_eq!(judge(&mut rate, 2_000, at(20)), 78_125_000);
         assert_eq!(judge(&mut rate, 3_000, at(30)), 78_125_000);
         assert_eq!(judge(&mut rate, 0, at(40)), 82_031_250);
+    }
+
+    #[test]
+    fn when_all_fall_silent_the_rate_is_halved_and_searched_for_anew() {
+        let mut rate = rate(RateConfig::default());
+        judge(&mut rate, 3_000, at(0));
+        rate.unanswered();
+        rate.unanswered();
+        assert_eq!(rate.bytes_per_sec(), 12_500_000);
+        assert_eq!(judge(&mut rate, 0, at(10)), 15_625_000, "by a quarter");
     }
 
     #[test]

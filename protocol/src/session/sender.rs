@@ -446,6 +446,8 @@ impl Sender {
         let losses = self.members.losses();
         if let Some(worst_ppm) = losses.worst_ppm {
             self.rate.observe(worst_ppm);
+        } else if self.large().is_none() && self.members.all_fell_silent() {
+            self.rate.unanswered();
         }
         self.rate.judge(now);
         if !losses.set_aside.is_empty() {
