@@ -96,20 +96,24 @@ impl Agent {
 
     /// Takes every frame that has arrived, whether the reactor knows of it or not.
     pub(super) fn drain_data(&mut self) {
-        let now = self.clock.now();
-        let Self { channels, joined, batch, doze, receptions, .. } = self;
         let mut taken = 0;
         while taken < FRAMES_PER_DRAIN {
+            let now = self.clock.now();
+            let Self { channels, joined, batch, receptions, .. } = self;
             let own = channels.data_receive.take(batch, |frame| receptions.frame(frame, now));
-            match own + joined.take(batch, |frame| receptions.frame(frame, now)) {
-                0 => break,
-                frames => taken += frames,
+            let frames = own + joined.take(batch, |frame| receptions.frame(frame, now));
+            if frames == 0 {
+                break;
             }
-        }
-        doze.took(taken, now);
-        if taken > 0 {
+            taken += frames;
             receptions.settle(now);
+            // Who is sent more than it can take still answers, or it would be thought dead.
+            if receptions.poll_timeout().is_some_and(|at| at <= now) {
+                receptions.timeout(now);
+            }
+            self.pump_receptions();
         }
+        self.doze.took(taken, self.clock.now());
     }
 
     /// Looks at how many frames the kernel had to drop, and says when there are more than the last time.

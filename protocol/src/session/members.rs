@@ -260,7 +260,7 @@ impl Members {
     /// Whether those that were heard, and are served, have all left several polls in a row unanswered.
     pub(super) fn all_fell_silent(&self) -> bool {
         let mut heard = self.0.values().filter(|member| member.is_served() && member.answered).peekable();
-        heard.peek().is_some() && heard.all(|member| member.is_suspect())
+        heard.peek().is_some() && heard.all(Member::is_suspect)
     }
 
     /// A poll goes out to everybody.

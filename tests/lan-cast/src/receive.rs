@@ -100,21 +100,24 @@ pub(crate) async fn run(arguments: &ReceiveArguments) -> Result<(), CastError> {
 
 impl Member {
     fn drain_data(&mut self) {
-        let now = self.clock.now();
-        let Self { party, batch, doze, receptions, frames, calls, .. } = self;
-        let before = *frames;
-        // What comes faster than it can be taken shall not keep it from answering.
-        while *frames - before < FRAMES_PER_DRAIN {
-            match party.channels.data_receive.take(batch, |frame| receptions.frame(frame, now)) {
-                0 => break,
-                taken => {
-                    *frames += taken;
-                    *calls += 1;
-                }
+        let before = self.frames;
+        // What comes faster than it can be taken keeps neither the control channel nor answers waiting.
+        while self.frames - before < FRAMES_PER_DRAIN {
+            let now = self.clock.now();
+            let Self { party, batch, receptions, .. } = self;
+            let taken = party.channels.data_receive.take(batch, |frame| receptions.frame(frame, now));
+            if taken == 0 {
+                break;
             }
+            self.frames += taken;
+            self.calls += 1;
+            receptions.settle(now);
+            if receptions.poll_timeout().is_some_and(|at| at <= now) {
+                receptions.timeout(now);
+            }
+            self.pump();
         }
-        doze.took(*frames - before, now);
-        receptions.settle(now);
+        self.doze.took(self.frames - before, self.clock.now());
     }
 
     fn control(&mut self, channel: Channel) {
