@@ -3,8 +3,7 @@
 //!
 //! Each reads as the CCM does and writes what it understood again; `None` when the bytes are refused.
 
-use crate::ingest::content::{manifest_bytes, parse_manifest};
-use crate::ingest::index;
+use crate::ingest::{index, stored};
 
 /// `indexes/SITE`: what the last scan saw.
 #[must_use]
@@ -15,5 +14,5 @@ pub fn scan_index(bytes: &[u8]) -> Option<Vec<u8>> {
 /// One of `content/manifests/`.
 #[must_use]
 pub fn manifest(bytes: &[u8]) -> Option<Vec<u8>> {
-    parse_manifest(bytes).map(|manifest| manifest_bytes(&manifest))
+    stored::reread(bytes)
 }

@@ -130,26 +130,9 @@ impl Manifest {
     /// order, bound to their count.
     #[must_use]
     pub fn version(&self) -> Version {
-        let mut level: Vec<[u8; 32]> = self.entries.iter().map(|(path, entry)| entry.leaf(path)).collect();
-        while level.len() > 1 {
-            level = level
-                .chunks(2)
-                .map(|pair| match pair {
-                    [left, right] => {
-                        let mut hasher = NODE.clone();
-                        hasher.update(left);
-                        hasher.update(right);
-                        *hasher.finalize().as_bytes()
-                    }
-                    // An odd one out moves up unchanged; the count in the root keeps this unambiguous.
-                    single => single[0],
-                })
-                .collect();
-        }
-        let mut hasher = blake3::Hasher::new_derive_key("pressrun manifest root 1");
-        hasher.update(&(self.entries.len() as u64).to_le_bytes());
-        hasher.update(level.first().unwrap_or(&[0; 32]));
-        Version(hasher.finalize().into())
+        let mut root = Root::default();
+        self.entries.iter().for_each(|(path, entry)| root.add(path, entry));
+        root.version()
     }
 
     /// Whether the entries form a tree that may be put on a server.
@@ -157,32 +140,8 @@ impl Manifest {
     /// # Errors
     /// [`ManifestError`] names the first entry that must not be there.
     pub fn check(&self) -> Result<(), ManifestError> {
-        // The entries that the next one may lie in: in path order a directory is followed at once by what
-        // it contains.
-        let mut around: Vec<(&ContentPath, bool)> = Vec::new();
-        for (path, entry) in &self.entries {
-            while around.pop_if(|(above, _)| !path.is_below(above)).is_some() {}
-            if around.len() + 1 < path.components().count() {
-                return Err(ManifestError::NoParent { path: path.clone() });
-            }
-            if around.last().is_some_and(|(_, is_directory)| !is_directory) {
-                return Err(ManifestError::ParentNotDirectory { path: path.clone() });
-            }
-            around.push((path, matches!(entry, Entry::Directory { .. })));
-            match entry {
-                Entry::Directory { mode } | Entry::File { mode, .. } => {
-                    if mode & !MODE_MASK != 0 {
-                        return Err(ManifestError::Mode { path: path.clone(), mode: *mode });
-                    }
-                }
-                Entry::Symlink { target } => {
-                    if !symlink_is_contained(path, target) {
-                        return Err(ManifestError::LinkEscapes { path: path.clone(), target: target.clone() });
-                    }
-                }
-            }
-        }
-        Ok(())
+        let mut shape = Shape::default();
+        self.entries.iter().try_for_each(|(path, entry)| shape.add(path, entry))
     }
 
     /// Sum of the file sizes, in bytes; of a tree that no disk holds, the largest number.
@@ -197,6 +156,104 @@ impl Manifest {
             Entry::File { size, digest, .. } => Some((path, *size, digest)),
             Entry::Directory { .. } | Entry::Symlink { .. } => None,
         })
+    }
+}
+
+/// The version of a tree whose entries come one by one, in path order: what [`Manifest::version`] says
+/// of all of them, in memory for a few.
+#[derive(Debug, Clone, Default)]
+pub struct Root {
+    entries: u64,
+    /// Of each level, from the leaves up, the node that waits for its right neighbour.
+    waiting: Vec<Option<[u8; 32]>>,
+}
+
+impl Root {
+    /// Adds the next entry.
+    pub fn add(&mut self, path: &ContentPath, entry: &Entry) {
+        self.entries += 1;
+        let mut node = entry.leaf(path);
+        for level in &mut self.waiting {
+            match level.take() {
+                Some(left) => node = join(&left, &node),
+                None => {
+                    *level = Some(node);
+                    return;
+                }
+            }
+        }
+        self.waiting.push(Some(node));
+    }
+
+    /// Number of entries that were added.
+    #[must_use]
+    pub fn entries(&self) -> u64 {
+        self.entries
+    }
+
+    /// The version of the tree of all that was added.
+    #[must_use]
+    pub fn version(&self) -> Version {
+        let mut top: Option<[u8; 32]> = None;
+        for left in self.waiting.iter().flatten() {
+            top = Some(match top {
+                Some(right) => join(left, &right),
+                // An odd one out moves up unchanged; the count in the root keeps this unambiguous.
+                None => *left,
+            });
+        }
+        let mut hasher = blake3::Hasher::new_derive_key("pressrun manifest root 1");
+        hasher.update(&self.entries.to_le_bytes());
+        hasher.update(&top.unwrap_or([0; 32]));
+        Version(hasher.finalize().into())
+    }
+}
+
+fn join(left: &[u8; 32], right: &[u8; 32]) -> [u8; 32] {
+    let mut hasher = NODE.clone();
+    hasher.update(left);
+    hasher.update(right);
+    *hasher.finalize().as_bytes()
+}
+
+/// Whether entries that come one by one, in path order, form a tree that may be put on a server: what
+/// [`Manifest::check`] says of all of them, in memory for one path.
+#[derive(Debug, Clone, Default)]
+pub struct Shape {
+    /// The last path; all that the next may lie in are beginnings of it.
+    last: String,
+    /// Where these end, outermost first, and whether they are directories: in path order a directory is
+    /// followed at once by what it contains.
+    around: Vec<(usize, bool)>,
+}
+
+impl Shape {
+    /// Takes the next entry.
+    ///
+    /// # Errors
+    /// [`ManifestError`] when it must not be there.
+    pub fn add(&mut self, path: &ContentPath, entry: &Entry) -> Result<(), ManifestError> {
+        let text = path.as_str();
+        let is_within = |end: usize| text.as_bytes().get(end) == Some(&b'/') && text[..end] == self.last[..end];
+        while self.around.pop_if(|(end, _)| !is_within(*end)).is_some() {}
+        if self.around.len() + 1 < path.components().count() {
+            return Err(ManifestError::NoParent { path: path.clone() });
+        }
+        if self.around.last().is_some_and(|(_, is_directory)| !is_directory) {
+            return Err(ManifestError::ParentNotDirectory { path: path.clone() });
+        }
+        self.last.clear();
+        self.last.push_str(text);
+        self.around.push((text.len(), matches!(entry, Entry::Directory { .. })));
+        match entry {
+            Entry::Directory { mode } | Entry::File { mode, .. } if mode & !MODE_MASK != 0 => {
+                Err(ManifestError::Mode { path: path.clone(), mode: *mode })
+            }
+            Entry::Symlink { target } if !symlink_is_contained(path, target) => {
+                Err(ManifestError::LinkEscapes { path: path.clone(), target: target.clone() })
+            }
+            Entry::Directory { .. } | Entry::File { .. } | Entry::Symlink { .. } => Ok(()),
+        }
     }
 }
 
@@ -237,6 +294,28 @@ mod tests {
         }
     }
 
+    /// As docs/formats.md says it, level by level.
+    fn by_levels(tree: &Manifest) -> Version {
+        let mut level: Vec<[u8; 32]> = tree.entries.iter().map(|(path, entry)| entry.leaf(path)).collect();
+        while level.len() > 1 {
+            let pairs = level.chunks(2);
+            level = pairs.map(|pair| if let [left, right] = pair { join(left, right) } else { pair[0] }).collect();
+        }
+        let mut hasher = blake3::Hasher::new_derive_key("pressrun manifest root 1");
+        hasher.update(&(tree.entries.len() as u64).to_le_bytes());
+        hasher.update(level.first().unwrap_or(&[0; 32]));
+        Version(hasher.finalize().into())
+    }
+
+    #[test]
+    fn a_version_made_entry_by_entry_is_that_of_the_levels_of_all_of_them() {
+        let mut tree = Manifest::default();
+        for number in 0..70_u8 {
+            assert_eq!(tree.version(), by_levels(&tree), "{number} entries");
+            tree.entries.insert(path(&format!("{number:02}")), file(&[number]));
+        }
+    }
+
     #[test]
     fn entries_without_a_directory_around_them_are_no_tree() {
         let orphan = Manifest { entries: [(path("d/a"), file(b""))].into() };
@@ -247,5 +326,10 @@ mod tests {
         assert!(matches!(setuid.check(), Err(ManifestError::Mode { .. })));
         let escape = Manifest { entries: [(path("l"), Entry::Symlink { target: "../x".into() })].into() };
         assert!(matches!(escape.check(), Err(ManifestError::LinkEscapes { .. })));
+        let dir = || Entry::Directory { mode: 0o755 };
+        let beside = [(path("d"), dir()), (path("d/e"), dir()), (path("d/ee"), file(b"")), (path("de/a"), file(b""))];
+        assert_eq!(Manifest { entries: beside.into() }.check(), Err(ManifestError::NoParent { path: path("de/a") }));
+        let deep = [(path("d"), dir()), (path("d/e"), dir()), (path("d/e/a"), file(b"")), (path("d/f"), file(b""))];
+        assert_eq!(Manifest { entries: deep.into() }.check(), Ok(()));
     }
 }

@@ -35,14 +35,13 @@ use std::time::SystemTime;
 use common::errors::chain;
 use common::exclude::Exclude;
 use common::ids::{AssignmentNumber, GroupName, RunNumber, ServerId, ServerName, SiteName};
-use common::manifest::Manifest;
 use common::time::WallTime;
 use tokio::sync::{Notify, watch};
 use transfer::store::ObjectStore;
 
 use crate::api::events::{add_fleet_event, add_run_event, add_schedule_event};
 use crate::ingest::content::ContentStore;
-use crate::ingest::scan::{ScanLimits, ScanRequest, scan};
+use crate::ingest::scan::{Scan, ScanLimits, ScanRequest, scan};
 use crate::store::{Group, Run, Schedule, Site, Store};
 use crate::trust::Trust;
 use channels::ChannelRange;
@@ -375,8 +374,8 @@ impl Engine {
         Err(EngineError::WhichGroup { site: site.clone(), names: names.join(", ") })
     }
 
-    /// Reads the staging tree and takes new content into the store. Blocks.
-    fn scan(&self, site: &Site, cancel: &AtomicBool) -> Result<Manifest, EngineError> {
+    /// Looks through the staging tree and takes new content into the store. Blocks.
+    fn scan(&self, site: &Site, cancel: &AtomicBool) -> Result<Scan, EngineError> {
         let guard = lock(&self.scans).entry(site.name.clone()).or_default().clone();
         let _one_at_a_time = lock(&guard);
         let _contents_stay = self.scanning.read().unwrap_or_else(PoisonError::into_inner);
@@ -388,9 +387,8 @@ impl Engine {
             limits: ScanLimits::default(),
             index_file: &self.indexes.join(site.name.as_str()),
         };
-        let scanned = scan(&request, &self.content, &|_| (), cancel)
-            .map_err(|source| EngineError::Scan { site: site.name.clone(), source })?;
-        Ok(scanned.manifest)
+        scan(&request, &self.content, &|_| (), cancel)
+            .map_err(|source| EngineError::Scan { site: site.name.clone(), source })
     }
 
     /// Which servers are to have which version of which site, by what was published to their groups.

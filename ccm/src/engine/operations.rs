@@ -19,6 +19,8 @@ use crate::api::operations::{
     MendRequest, OperationError, Operations, PublishRequest, RestoreRequest, RollbackRequest,
 };
 use crate::engine::quorum::Quorum;
+use crate::ingest::compare::Changes;
+use crate::ingest::diff::Diff;
 use crate::ingest::text::text_hunks;
 use crate::store::{Checkpoint, Run};
 
@@ -183,9 +185,9 @@ impl Operations for Desk {
 }
 
 fn report(engine: &Engine, request: &DiffRequest, comparison: Comparison) -> DiffReport {
-    let Comparison { group, base, result, diff } = comparison;
-    let nothing = Manifest::default();
-    let old = base.as_ref().unwrap_or(&nothing);
+    let Comparison { group, base, result, changes } = comparison;
+    let diff = Diff::of(&changes);
+    let Changes { old, new, .. } = &changes;
     let size = |manifest: &Manifest, path: &ContentPath| match manifest.entries.get(path) {
         Some(Entry::File { size, .. }) => *size,
         Some(Entry::Directory { .. } | Entry::Symlink { .. }) | None => 0,
@@ -195,21 +197,21 @@ fn report(engine: &Engine, request: &DiffRequest, comparison: Comparison) -> Dif
             Some(Entry::File { digest, .. }) => Some(*digest),
             Some(Entry::Directory { .. } | Entry::Symlink { .. }) | None => None,
         };
-        text_hunks(engine.content(), digest(old)?, digest(&result)?, path)
+        text_hunks(engine.content(), digest(old)?, digest(new)?, path)
     };
     let paths = |paths: &[ContentPath]| paths.iter().map(|path| DiffPath { path: path.to_string() }).collect();
     DiffReport {
         site: request.site.clone(),
         group,
-        base: base.as_ref().map(Manifest::version),
-        result: result.version(),
-        added: diff.added.iter().map(|path| DiffAdded { path: path.to_string(), size: size(&result, path) }).collect(),
+        base,
+        result,
+        added: diff.added.iter().map(|path| DiffAdded { path: path.to_string(), size: size(new, path) }).collect(),
         changed: diff
             .changed
             .iter()
             .map(|path| DiffChanged {
                 path: path.to_string(),
-                size: size(&result, path),
+                size: size(new, path),
                 old_size: size(old, path),
                 text: if request.text { text(path) } else { None },
             })

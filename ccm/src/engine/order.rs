@@ -11,7 +11,6 @@ use common::control::INLINE_BYTES_MAX;
 use common::digest::{Digest, Version};
 use common::ids::{AssignmentNumber, ClusterId, GroupName, RunNumber, SegmentName, Sequence, ServerId, SiteName};
 use common::keys::Signed;
-use common::manifest::Manifest;
 use common::ticket::Ticket;
 use planner::policy::WanPolicy;
 use transfer::chunk::chunk_bytes_for;
@@ -22,6 +21,7 @@ use crate::ingest::build::{BuildRequest, build};
 use crate::ingest::inventory::build_inventory;
 use crate::ingest::level::Level;
 use crate::ingest::order::build_order;
+use crate::ingest::tree::Tree;
 use crate::store::AssignmentRecord;
 
 /// How long a prepare assignment is accepted by servers. A day: longer than any transfer.
@@ -46,14 +46,14 @@ pub(super) enum Body<'a> {
     /// Commands and data.
     Tree {
         /// The version they start from; `None` for any.
-        base: Option<&'a Manifest>,
+        base: Option<&'a dyn Tree>,
         /// The version they lead to.
-        result: &'a Manifest,
+        result: &'a dyn Tree,
         /// Only these contents are carried.
         needed: Option<BTreeSet<Digest>>,
     },
     /// The whole tree's commands without any data: what is missing?
-    Inventory(&'a Manifest),
+    Inventory(&'a dyn Tree),
     /// Nothing but its header.
     Order(Kind),
 }
@@ -127,13 +127,18 @@ impl Engine {
         let path: PathBuf = self.spool.join(format!("{}.assignment", number.0));
         let (object, length, inline) = match body {
             Body::Tree { base, result, needed } => {
-                let request =
-                    BuildRequest { draft, base: *base, result, needed: needed.as_ref(), level: Level::Balanced };
+                let request = BuildRequest {
+                    draft,
+                    base: *base,
+                    result: *result,
+                    needed: needed.as_ref(),
+                    level: Level::Balanced,
+                };
                 let built = build(&request, &self.content, key, &path, &|_| (), cancel)?;
                 self.keep(&path, built.object, built.length)?
             }
             Body::Inventory(result) => {
-                let built = build_inventory(draft, result, key, &path)?;
+                let built = build_inventory(draft, *result, key, &path)?;
                 self.keep(&path, built.object, built.length)?
             }
             Body::Order(_) => {

@@ -5,12 +5,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use common::digest::Version;
 use common::ids::{CheckpointName, GroupName, RunNumber, ServerId, ServerName, SiteName};
-use common::manifest::Manifest;
 
 use super::quorum::Quorum;
 use super::run::RunRequest;
 use super::{Engine, EngineError, blocking, lock, now};
-use crate::ingest::diff::{Diff, diff};
+use crate::ingest::compare::Changes;
 use crate::store::{Checkpoint, Effects, Group, Run, RunKind, RunState, Selector, Site};
 
 /// The group of a site for which none was made: every server.
@@ -21,12 +20,12 @@ pub const IMPLICIT_GROUP: &str = "all";
 pub struct Comparison {
     /// The group it is about.
     pub group: GroupName,
-    /// What is published; empty before the first publish.
-    pub base: Option<Manifest>,
+    /// What is published, if anything is.
+    pub base: Option<Version>,
     /// What staging holds.
-    pub result: Manifest,
-    /// The difference.
-    pub diff: Diff,
+    pub result: Version,
+    /// What is different.
+    pub changes: Changes,
 }
 
 impl Engine {
@@ -275,15 +274,17 @@ impl Engine {
     ) -> Result<Comparison, EngineError> {
         let site = self.site(site)?;
         let group = self.group_for(&site, group)?;
-        let base = match self.store.view(&site.name, &group.name)? {
-            Some(view) => Some(self.content.manifest(view.version)?),
-            None => None,
-        };
+        let base = self.store.view(&site.name, &group.name)?.map(|view| view.version);
         let engine = self.clone();
-        let result = blocking(move || engine.scan(&site, &AtomicBool::new(false))).await?;
-        let nothing = Manifest::default();
-        let diff = diff(base.as_ref().unwrap_or(&nothing), &result);
-        Ok(Comparison { group: group.name, base, result, diff })
+        blocking(move || {
+            let scanned = engine.scan(&site, &AtomicBool::new(false))?;
+            let published = base.map(|version| engine.content.tree(version)).transpose()?;
+            let failed = |source| EngineError::Scan { site: site.name.clone(), source };
+            let changes = scanned.changes(published.as_ref()).map_err(failed)?;
+            let result = scanned.version(published.as_ref(), &changes).map_err(failed)?;
+            Ok(Comparison { group: group.name, base, result, changes })
+        })
+        .await
     }
 
     /// Published contents, for the text of differences.

@@ -13,19 +13,22 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Mutex, PoisonError};
 
 use common::assignment::{
-    ApplyError, Base, BlockInfo, Command, Content, Draft, Effect, Limits, UNKNOWN_DIGEST, apply, head,
+    ApplyError, Base, BlockInfo, Command, Content, Draft, Effect, Limits, UNKNOWN_DIGEST, apply_part, head,
 };
 use common::digest::{Digest, Version};
 use common::keys::PublishKey;
-use common::manifest::{Entry, Manifest};
+use common::manifest::{Entry, Manifest, Root, Shape};
 use common::path::ContentPath;
 
 use super::Progress;
-use super::content::{ContentError, ContentSource};
+use super::compare::compare;
+use super::content::{ContentError, ContentSource, file_digest};
 use super::level::Level;
-use super::pack::{Trees, Wanted, Watch, pack_contents};
+use super::old::Before;
+use super::pack::{Wanted, Watch, pack_contents};
 use super::plan::{self, Step};
 use super::spool::Spool;
+use super::tree::{Tree, bytes_of, patched};
 
 /// What file systems give out at once, for the estimate of space.
 const FILE_SYSTEM_BLOCK_BYTES: u64 = 4096;
@@ -36,9 +39,9 @@ pub struct BuildRequest<'a> {
     /// What its header says beside base, result, sizes, counts and digests.
     pub draft: Draft,
     /// The tree it starts from; `None` for [`Base::Any`].
-    pub base: Option<&'a Manifest>,
+    pub base: Option<&'a dyn Tree>,
     /// The tree it leads to.
-    pub result: &'a Manifest,
+    pub result: &'a dyn Tree,
     /// Without a base: the contents that servers lack. Only these get data, all others are taken for
     /// present on every server. `None`: all get data. With a base it has no meaning.
     pub needed: Option<&'a BTreeSet<Digest>>,
@@ -132,17 +135,22 @@ pub fn build(
     progress: &dyn Fn(Progress),
     cancel: &AtomicBool,
 ) -> Result<Built, BuildError> {
-    let steps = match request.base {
-        Some(base) => plan::changes(base, request.result),
+    let changes = match request.base {
+        Some(base) => Some(compare::<BuildError>(Some(base), request.result.entries()?.map(|entry| Ok(entry?)))?),
+        None => None,
+    };
+    let steps = match &changes {
+        Some(changes) => plan::changes(changes),
         None => {
             let local = |digest: &Digest| request.needed.is_some_and(|needed| !needed.contains(digest));
-            plan::whole(request.result, local)
+            plan::whole(request.result, local)?
         }
     };
     let spool = Mutex::new(Spool::new(beside(output, ".spool")));
     let mut watch = Watch { progress, cancel, state: Progress::default() };
-    let trees = Trees { base: request.base, result: request.result };
-    let extents = pack_contents(wanted(&steps), trees, source, request.level, &spool, &mut watch)?;
+    let before = request.base.zip(changes.as_ref()).map(|(base, changes)| Before { base, changes });
+    let extents = pack_contents(wanted(&steps), before, source, request.level, &spool, &mut watch)?;
+    drop(changes);
     let spool = spool.into_inner().unwrap_or_else(PoisonError::into_inner);
     let content = |digest: &Digest| Content::Blocks(extents.get(digest).cloned().expect("every content was packed"));
     let mut commands: Vec<Command> = steps.into_iter().map(|step| step.into_command(content)).collect();
@@ -151,11 +159,8 @@ pub fn build(
     commands.sort_by_key(place_in_data);
     let blocks = spool.rows();
 
-    let empty = Manifest::default();
-    let base = request.base.unwrap_or(&empty);
-    let parts = Parts { commands: &commands, blocks: &blocks, base, result: request.result };
-    let start = request.base.map_or(Base::Any, |base| Base::Version(base.version()));
-    let effect = Effect::of_tree(start, request.result, space(&commands));
+    let space_bytes = space(&commands);
+    let parts = Parts { commands: &commands, blocks: &blocks, base: request.base, result: request.result, space_bytes };
     let mut copy = |to: &mut dyn Write| -> Result<(), BuildError> {
         for slot in 0..blocks.len() {
             watch.check()?;
@@ -163,28 +168,29 @@ pub fn build(
         }
         Ok(())
     };
-    seal(request.draft.clone(), effect, &parts, &mut copy, key, output)
+    seal(request.draft.clone(), &parts, &mut copy, key, output)
 }
 
 /// What an assignment consists of, besides its header and data.
 pub(super) struct Parts<'a> {
     pub(super) commands: &'a [Command],
     pub(super) blocks: &'a [BlockInfo],
-    pub(super) base: &'a Manifest,
-    pub(super) result: &'a Manifest,
+    pub(super) base: Option<&'a dyn Tree>,
+    pub(super) result: &'a dyn Tree,
+    /// What a server needs free.
+    pub(super) space_bytes: u64,
 }
 
 /// Checks, signs and writes an assignment. `copy` writes the packed blocks.
 pub(super) fn seal(
     draft: Draft,
-    effect: Effect,
     parts: &Parts<'_>,
     copy: &mut dyn FnMut(&mut dyn Write) -> Result<(), BuildError>,
     key: &PublishKey,
     output: &Path,
 ) -> Result<Built, BuildError> {
-    let expected = effect.result;
-    let found = completed(apply(parts.base, parts.commands)?, parts.result).version();
+    let effect = effect(parts)?;
+    let (expected, found) = (parts.result.version(), effect.result);
     if found != expected {
         return Err(BuildError::Result { expected, found });
     }
@@ -258,17 +264,63 @@ impl Write for Hashing {
     }
 }
 
-/// The tree that commands lead to, with the digests that their data will have.
-fn completed(mut tree: Manifest, result: &Manifest) -> Manifest {
-    for (path, entry) in &mut tree.entries {
-        if let Entry::File { digest, .. } = entry
-            && *digest == UNKNOWN_DIGEST
-            && let Some(Entry::File { digest: to_come, .. }) = result.entries.get(path)
-        {
-            *digest = *to_come;
+/// What the commands make of the base. Neither tree is in memory, but for what the commands name.
+fn effect(parts: &Parts<'_>) -> Result<Effect, BuildError> {
+    let Parts { commands, base, result, space_bytes, .. } = *parts;
+    let nothing = Manifest::default();
+    let old = match base {
+        Some(base) => named(base, commands)?,
+        None => Manifest::default(),
+    };
+    let mut new = apply_part(&old, commands)?;
+    if new.files().any(|(_, _, digest)| *digest == UNKNOWN_DIGEST) {
+        for entry in result.entries()? {
+            let (path, entry) = entry?;
+            if let Some(Entry::File { digest, .. }) = new.entries.get_mut(&path)
+                && *digest == UNKNOWN_DIGEST
+                && let Some((_, to_come)) = file_digest(&entry)
+            {
+                *digest = to_come;
+            }
         }
     }
-    tree
+
+    let (mut root, mut shape, mut result_bytes) = (Root::default(), Shape::default(), 0_u64);
+    for entry in patched(base.unwrap_or(&nothing).entries()?, &old, &new) {
+        let (path, entry) = entry?;
+        shape.add(&path, &entry).map_err(ApplyError::from)?;
+        root.add(&path, &entry);
+        result_bytes = result_bytes.saturating_add(bytes_of(&entry));
+    }
+    Ok(Effect {
+        base: base.map_or(Base::Any, |base| Base::Version(base.version())),
+        result: root.version(),
+        result_entries: root.entries(),
+        result_bytes,
+        space_bytes,
+    })
+}
+
+/// The part of a tree that commands name. The whole of it is what it says.
+fn named(base: &dyn Tree, commands: &[Command]) -> Result<Manifest, BuildError> {
+    let mut names: BTreeSet<&ContentPath> = commands.iter().map(Command::path).collect();
+    for command in commands {
+        if let Command::WriteFile { content: Content::Copy { from }, .. } = command {
+            names.insert(from);
+        }
+    }
+    let mut names = names.into_iter().peekable();
+    let (mut part, mut root) = (Manifest::default(), Root::default());
+    for entry in base.entries()? {
+        let (path, entry) = entry?;
+        root.add(&path, &entry);
+        while names.next_if(|name| **name < path).is_some() {}
+        if names.next_if(|name| **name == path).is_some() {
+            part.entries.insert(path, entry);
+        }
+    }
+    let version = base.version();
+    if root.version() == version { Ok(part) } else { Err(ContentError::ManifestDamaged { version }.into()) }
 }
 
 /// The contents to be packed: each once, with the path it is first written to.

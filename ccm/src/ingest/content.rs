@@ -11,7 +11,7 @@
 
 use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read as _, Write as _};
+use std::io::{self, Read as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -19,19 +19,19 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use common::digest::{Digest, Version};
-use common::manifest::{Entry, Manifest};
+use common::manifest::Entry;
 use common::path::ContentPath;
 use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, UTIME_NOW};
 
 use super::batch::{Batch, TakeError};
 use super::index::Shards;
+use super::stored::{self, StoredTree};
+use super::tree::Tree;
 use super::walk::stat_directory;
 
 /// How long something that nothing refers to is kept: longer than anything lies between a scan and
 /// the record of the run it was made for.
 pub const GRACE: Duration = Duration::from_secs(3600);
-/// First bytes of a stored manifest: the format and its version.
-pub(super) const MANIFEST_MAGIC: &[u8; 8] = b"PRMANIF1";
 
 /// Why the content store could not do what was asked.
 #[derive(Debug, thiserror::Error)]
@@ -205,55 +205,73 @@ impl ContentStore {
         Ok(digest)
     }
 
-    /// Keeps a manifest, durably. A manifest of the same version that is here already stays as it is:
-    /// its modification times, which the version does not cover, are those the servers got.
+    /// Keeps a tree, durably. A tree of the same version that is here already stays as it is: its
+    /// modification times, which the version does not cover, are those the servers got.
     ///
     /// # Errors
-    /// [`ContentError::Io`] names the place in the store.
-    pub fn put_manifest(&self, manifest: &Manifest) -> Result<Version, ContentError> {
-        let version = manifest.version();
-        let path = self.manifest_path(version);
-        if fs::read(&path).is_ok_and(|bytes| sound_body(&bytes).is_some()) {
-            let _ages = self.ages();
-            return match touch(&path) {
-                Ok(()) => Ok(version),
-                Err(source) => Err(ContentError::Io { action: "touch", path, source }),
-            };
-        }
-        let (incoming, mut file) = self.incoming()?;
-        let written = file
-            .write_all(&manifest_bytes(manifest))
-            .and_then(|()| file.sync_all())
-            .map_err(io_error("write", &incoming))
-            .and_then(|()| {
-                let _ages = self.ages();
-                fs::rename(&incoming, &path).map_err(io_error("rename to", &path))
-            });
-        if let Err(error) = written {
-            discard(&incoming);
-            return Err(error);
-        }
-        self.sync_directory(&self.root.join("manifests"))?;
-        Ok(version)
+    /// [`ContentError::Io`] names the place in the store; or the tree cannot be read.
+    pub fn put_tree(&self, tree: &dyn Tree) -> Result<Version, ContentError> {
+        let mut count = 0;
+        tree.entries()?.try_for_each(|entry| entry.map(|_| count += 1))?;
+        self.put_entries(count, tree.entries()?, |error| error)
     }
 
-    /// Reads a manifest and checks it against its version.
+    /// [`Self::put_tree`] of so many entries, which come in path order. What fails in the store is told
+    /// by `failed`.
+    pub(super) fn put_entries<E>(
+        &self,
+        count: u64,
+        entries: impl Iterator<Item = Result<(ContentPath, Entry), E>>,
+        failed: impl Fn(ContentError) -> E,
+    ) -> Result<Version, E> {
+        let (incoming, mut file) = self.incoming().map_err(&failed)?;
+        let unwritten = |source| failed(io_error("write", &incoming)(source));
+        let named = stored::write(&mut file, count, entries, unwritten)
+            .and_then(|version| self.name_tree(version, &incoming, &file).map(|()| version).map_err(&failed));
+        if named.is_err() {
+            discard(&incoming);
+        }
+        named
+    }
+
+    /// Gives a tree its name, unless that is taken by one that is whole.
+    fn name_tree(&self, version: Version, incoming: &Path, file: &File) -> Result<(), ContentError> {
+        if self.hold_tree(version)? {
+            discard(incoming);
+            return Ok(());
+        }
+        file.sync_all().map_err(io_error("write", incoming))?;
+        let path = self.manifest_path(version);
+        let ages = self.ages();
+        fs::rename(incoming, &path).map_err(io_error("rename to", &path))?;
+        drop(ages);
+        self.sync_directory(&self.root.join("manifests"))
+    }
+
+    /// Whether this version is here and whole; if so it is young again, and so safe from the garbage
+    /// collection for what is about to refer to it.
+    pub(super) fn hold_tree(&self, version: Version) -> Result<bool, ContentError> {
+        match self.tree(version) {
+            Ok(_) => {}
+            Err(ContentError::ManifestMissing { .. } | ContentError::ManifestDamaged { .. }) => return Ok(false),
+            Err(error) => return Err(error),
+        }
+        let path = self.manifest_path(version);
+        let _ages = self.ages();
+        match touch(&path) {
+            Ok(()) => Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(io_error("touch", &path)(error)),
+        }
+    }
+
+    /// A tree that is kept.
     ///
     /// # Errors
     /// [`ContentError::ManifestMissing`], [`ContentError::ManifestDamaged`], or [`ContentError::Io`]
     /// when it cannot be read.
-    pub fn manifest(&self, version: Version) -> Result<Manifest, ContentError> {
-        let path = self.manifest_path(version);
-        let bytes = fs::read(&path).map_err(|source| {
-            if source.kind() == io::ErrorKind::NotFound {
-                ContentError::ManifestMissing { version }
-            } else {
-                ContentError::Io { action: "read", path, source }
-            }
-        })?;
-        parse_manifest(&bytes)
-            .filter(|manifest| manifest.check().is_ok() && manifest.version() == version)
-            .ok_or(ContentError::ManifestDamaged { version })
+    pub fn tree(&self, version: Version) -> Result<StoredTree, ContentError> {
+        StoredTree::open(version, self.manifest_path(version))
     }
 
     /// Removes manifests that are not to be kept, and contents that no remaining manifest names.
@@ -285,7 +303,9 @@ impl ContentStore {
             }
         }
         for version in &versions {
-            used.extend(self.manifest(*version)?.files().map(|(_, _, digest)| *digest));
+            for entry in self.tree(*version)?.entries()? {
+                used.extend(file_digest(&entry?.1).map(|(_, digest)| digest));
+            }
         }
 
         let mut freed = Freed::default();
@@ -418,31 +438,6 @@ fn list(path: &Path) -> Result<Vec<PathBuf>, ContentError> {
 /// The digest that a file is named by; `None` for files that are not ours, which are left alone.
 fn name(path: &Path) -> Option<Digest> {
     path.file_name()?.to_str()?.parse().ok()
-}
-
-/// A manifest as its file has it.
-pub(crate) fn manifest_bytes(manifest: &Manifest) -> Vec<u8> {
-    let head = [MANIFEST_MAGIC.as_slice(), &[0; 32]].concat();
-    let head_bytes = head.len();
-    let mut bytes = postcard::to_extend(manifest, head).expect("a manifest is plain data");
-    let digest = Digest::of(&bytes[head_bytes..]);
-    bytes[MANIFEST_MAGIC.len()..head_bytes].copy_from_slice(&digest.0);
-    bytes
-}
-
-/// Reads what [`manifest_bytes`] made; `None` when it is damaged.
-pub(crate) fn parse_manifest(bytes: &[u8]) -> Option<Manifest> {
-    // The bytes of a map are those of a list of pairs; from a list that is in order a map is made at once.
-    match postcard::take_from_bytes::<Vec<(ContentPath, Entry)>>(sound_body(bytes)?) {
-        Ok((entries, [])) => Some(Manifest { entries: entries.into_iter().collect() }),
-        Ok(_) | Err(_) => None,
-    }
-}
-
-/// The part of a stored manifest that its checksum covers, if the checksum fits.
-fn sound_body(bytes: &[u8]) -> Option<&[u8]> {
-    let (digest, body) = bytes.strip_prefix(MANIFEST_MAGIC)?.split_first_chunk::<32>()?;
-    (Digest::of(body).0 == *digest).then_some(body)
 }
 
 /// Length and digest of a file; `None` for what has no content.

@@ -1,3 +1,5 @@
+use common::manifest::Manifest;
+
 use super::super::batch::{IN_MEMORY_BYTES_MAX, SYNC_EACH_MAX};
 use super::*;
 
@@ -64,17 +66,17 @@ fn damaged_content_and_manifests_are_named_not_believed() {
     fs::write(store.content_path(digest), b"evil").unwrap();
     assert!(matches!(store.read(digest), Err(ContentError::Damaged { digest: named }) if named == digest));
 
-    let version = store.put_manifest(&tree(&[("a", b"1")])).unwrap();
+    let version = store.put_tree(&tree(&[("a", b"1")])).unwrap();
     let path = store.manifest_path(version);
     let good = fs::read(&path).unwrap();
     for at in 0..good.len() {
         let mut bad = good.clone();
         bad[at] ^= 1;
         fs::write(&path, bad).unwrap();
-        assert!(matches!(store.manifest(version), Err(ContentError::ManifestDamaged { .. })), "byte {at} flipped");
+        assert!(matches!(store.tree(version), Err(ContentError::ManifestDamaged { .. })), "byte {at} flipped");
     }
-    assert_eq!(store.put_manifest(&tree(&[("a", b"1")])).unwrap(), version);
-    assert_eq!(store.manifest(version).unwrap(), tree(&[("a", b"1")]), "a damaged one is replaced");
+    assert_eq!(store.put_tree(&tree(&[("a", b"1")])).unwrap(), version);
+    assert_eq!(store.tree(version).unwrap().manifest().unwrap(), tree(&[("a", b"1")]), "a damaged one is replaced");
 }
 
 #[test]
@@ -88,9 +90,9 @@ fn the_first_manifest_of_a_version_keeps_its_times() {
             *mtime = 99;
         }
     }
-    let version = store.put_manifest(&first).unwrap();
-    assert_eq!(store.put_manifest(&second).unwrap(), version);
-    assert_eq!(store.manifest(version).unwrap(), first);
+    let version = store.put_tree(&first).unwrap();
+    assert_eq!(store.put_tree(&second).unwrap(), version);
+    assert_eq!(store.tree(version).unwrap().manifest().unwrap(), first);
 }
 
 #[test]
@@ -99,9 +101,9 @@ fn garbage_is_what_no_kept_version_names_and_what_is_old() {
     let store = ContentStore::open(dir.path()).unwrap();
     let contents: [&[u8]; 4] = [b"kept", b"dropped", b"young", b"of a young manifest"];
     let digests = contents.map(|content| store.put_bytes(content).unwrap());
-    let kept = store.put_manifest(&tree(&[("a", contents[0])])).unwrap();
-    let dropped = store.put_manifest(&tree(&[("a", contents[1])])).unwrap();
-    let young = store.put_manifest(&tree(&[("a", contents[3])])).unwrap();
+    let kept = store.put_tree(&tree(&[("a", contents[0])])).unwrap();
+    let dropped = store.put_tree(&tree(&[("a", contents[1])])).unwrap();
+    let young = store.put_tree(&tree(&[("a", contents[3])])).unwrap();
     for digest in [digests[0], digests[1], digests[3]] {
         make_old(&store.content_path(digest));
     }
@@ -111,8 +113,8 @@ fn garbage_is_what_no_kept_version_names_and_what_is_old() {
     let freed = store.collect_garbage([kept].into_iter()).unwrap();
     assert_eq!(freed.files, 2, "the dropped content and its manifest");
     assert_eq!(digests.map(|digest| store.contains(digest)), [true, false, true, true]);
-    assert!(store.manifest(kept).is_ok() && store.manifest(young).is_ok());
-    assert!(matches!(store.manifest(dropped), Err(ContentError::ManifestMissing { .. })));
+    assert!(store.tree(kept).is_ok() && store.tree(young).is_ok());
+    assert!(matches!(store.tree(dropped), Err(ContentError::ManifestMissing { .. })));
 }
 
 #[test]

@@ -1,13 +1,13 @@
 //! What is different between two trees, for people to look at before anything is sent.
 
-use std::cmp::Ordering;
 use std::collections::BTreeMap;
 
 use common::digest::Digest;
-use common::manifest::{Entry, Manifest};
+use common::manifest::Manifest;
 use common::path::ContentPath;
 use serde::Serialize;
 
+use super::compare::{Changes, same_but_for_mode};
 use super::content::file_digest;
 
 /// The difference of two trees. Every path is in one list; all lists are in path order.
@@ -29,6 +29,31 @@ pub struct Diff {
 }
 
 impl Diff {
+    /// The difference as people look at it.
+    #[must_use]
+    pub fn of(changes: &Changes) -> Self {
+        let mut diff = Self::default();
+        let mut unknown: BTreeMap<Digest, u64> = BTreeMap::new();
+        for (path, before, after) in changes.each() {
+            match (before, after) {
+                (None, Some(_)) => diff.added.push(path.clone()),
+                (Some(_), None) => diff.removed.push(path.clone()),
+                (Some(before), Some(after)) if same_but_for_mode(before, after) => diff.attributes.push(path.clone()),
+                (Some(_), Some(_)) => diff.changed.push(path.clone()),
+                (None, None) => {}
+            }
+            let content = after.and_then(file_digest);
+            if let Some((size, digest)) = content.filter(|content| before.and_then(file_digest) != Some(*content))
+                && !changes.known.contains_key(&digest)
+            {
+                unknown.insert(digest, size);
+            }
+        }
+        find_moves(&mut diff, &changes.old, &changes.new);
+        diff.content_bytes = unknown.values().sum();
+        diff
+    }
+
     /// Whether both trees are the same version.
     #[must_use]
     pub fn is_empty(&self) -> bool {
@@ -37,86 +62,6 @@ impl Diff {
             && self.removed.is_empty()
             && self.moved.is_empty()
             && self.attributes.is_empty()
-    }
-}
-
-/// Compares two trees. Modification times are not compared: they are not part of the version.
-#[must_use]
-pub fn diff(old: &Manifest, new: &Manifest) -> Diff {
-    let mut diff = Diff::default();
-    let mut unknown: BTreeMap<Digest, u64> = BTreeMap::new();
-    for (path, before, after) in paired(old, new) {
-        match (before, after) {
-            (None, Some(_)) => diff.added.push(path.clone()),
-            (Some(_), None) => diff.removed.push(path.clone()),
-            (Some(before), Some(after)) if before.same_version(after) => {}
-            (Some(before), Some(after)) if same_but_for_mode(before, after) => diff.attributes.push(path.clone()),
-            (Some(_), Some(_)) => diff.changed.push(path.clone()),
-            (None, None) => {}
-        }
-        if let Some((size, digest)) = after.and_then(file_digest)
-            && before.and_then(file_digest) != Some((size, digest))
-        {
-            unknown.insert(digest, size);
-        }
-    }
-    find_moves(&mut diff, old, new);
-    for (_, _, digest) in old.files() {
-        unknown.remove(digest);
-    }
-    diff.content_bytes = unknown.values().sum();
-    diff
-}
-
-/// Goes through two trees side by side, in path order.
-pub(super) fn paired<'a>(
-    old: &'a Manifest,
-    new: &'a Manifest,
-) -> impl Iterator<Item = (&'a ContentPath, Option<&'a Entry>, Option<&'a Entry>)> {
-    let (mut old, mut new) = (old.entries.iter().peekable(), new.entries.iter().peekable());
-    std::iter::from_fn(move || {
-        let order = match (old.peek(), new.peek()) {
-            (Some((before, _)), Some((after, _))) => before.cmp(after),
-            (Some(_), None) => Ordering::Less,
-            (None, _) => Ordering::Greater,
-        };
-        match order {
-            Ordering::Less => old.next().map(|(path, before)| (path, Some(before), None)),
-            Ordering::Greater => new.next().map(|(path, after)| (path, None, Some(after))),
-            Ordering::Equal => {
-                let before = old.next().map(|(_, before)| before);
-                new.next().map(|(path, after)| (path, before, Some(after)))
-            }
-        }
-    })
-}
-
-/// Gives the files of `new` that are unchanged from `old` their old modification times. Servers keep
-/// unchanged files as they are; a tree to be recorded as published, or sent whole to a server that
-/// joins later, has to say the same.
-pub fn keep_times(old: &Manifest, new: &mut Manifest) {
-    let mut old = old.entries.iter().peekable();
-    for (path, entry) in &mut new.entries {
-        while old.next_if(|(before, _)| *before < path).is_some() {}
-        if let Some((_, before)) = old.next_if(|(before, _)| *before == path)
-            && (before.same_version(entry) || same_but_for_mode(before, entry))
-            && let Entry::File { mtime, .. } = entry
-            && let Entry::File { mtime: settled, .. } = before
-        {
-            *mtime = *settled;
-        }
-    }
-}
-
-/// Whether the entries differ in nothing of the version but, possibly, their permission bits.
-pub(super) fn same_but_for_mode(old: &Entry, new: &Entry) -> bool {
-    match (old, new) {
-        (Entry::Directory { .. }, Entry::Directory { .. }) => true,
-        (Entry::File { size, digest, .. }, Entry::File { size: new_size, digest: new_digest, .. }) => {
-            size == new_size && digest == new_digest
-        }
-        (Entry::Symlink { target }, Entry::Symlink { target: new_target }) => target == new_target,
-        (Entry::Directory { .. } | Entry::File { .. } | Entry::Symlink { .. }, _) => false,
     }
 }
 
@@ -159,7 +104,16 @@ fn find_moves(diff: &mut Diff, old: &Manifest, new: &Manifest) {
 
 #[cfg(test)]
 mod tests {
+    use common::manifest::Entry;
+
     use super::*;
+    use crate::ingest::compare::compare;
+    use crate::ingest::content::ContentError;
+    use crate::ingest::tree::Tree;
+
+    fn diff(old: &Manifest, new: &Manifest) -> Diff {
+        Diff::of(&compare::<ContentError>(Some(old), Tree::entries(new).unwrap()).unwrap())
+    }
 
     fn path(text: &str) -> ContentPath {
         text.parse().unwrap()
@@ -227,18 +181,5 @@ mod tests {
         assert_eq!(found.added, [path("d"), path("d/d"), path("f")]);
         assert_eq!(found.removed, [path("e")]);
         assert_eq!(found.content_bytes, 0);
-    }
-
-    #[test]
-    fn times_of_unchanged_files_are_kept_and_are_no_difference() {
-        let timed = |content: &[u8], mtime| match file(content) {
-            Entry::File { mode, size, digest, .. } => Entry::File { mode, size, digest, mtime },
-            other @ (Entry::Directory { .. } | Entry::Symlink { .. }) => other,
-        };
-        let old = tree(&[("a", timed(b"a", 1)), ("b", timed(b"b", 1))]);
-        let mut new = tree(&[("a", timed(b"a", 2)), ("b", timed(b"B", 2))]);
-        assert_eq!(diff(&old, &new).changed, [path("b")]);
-        keep_times(&old, &mut new);
-        assert_eq!(new, tree(&[("a", timed(b"a", 1)), ("b", timed(b"B", 2))]));
     }
 }

@@ -46,7 +46,7 @@ impl Directory {
         for (suspect, (stamp, mode, digest)) in suspects.iter().zip(read) {
             walked.settle(suspect, stamp, mode, digest);
         }
-        let manifest = walked.manifest(&Index::default())?;
+        let manifest = Manifest { entries: walked.entries(&Index::default()).collect::<Result<_, _>>()? };
         let places = manifest.files().map(|(path, _, digest)| (*digest, path.clone())).collect();
         Ok(Self { path: path.to_owned(), root: walked.root, manifest, places })
     }

@@ -127,7 +127,7 @@ impl Index {
 pub(super) fn rows(mut bytes: &[u8]) -> Option<Vec<Row<'_>>> {
     let mut rows: Vec<Row<'_>> = Vec::new();
     while !bytes.is_empty() {
-        let (row, rest) = postcard::take_from_bytes::<Row<'_>>(bytes).ok()?;
+        let (row, rest) = first_row(bytes)?;
         if rows.last().is_some_and(|before| before.name >= row.name) {
             return None;
         }
@@ -135,6 +135,11 @@ pub(super) fn rows(mut bytes: &[u8]) -> Option<Vec<Row<'_>>> {
         bytes = rest;
     }
     Some(rows)
+}
+
+/// Reads the first of some rows, and what follows it; `None` when it is damaged.
+pub(super) fn first_row(bytes: &[u8]) -> Option<(Row<'_>, &[u8])> {
+    postcard::take_from_bytes(bytes).ok()
 }
 
 /// Adds a row behind those that are there.

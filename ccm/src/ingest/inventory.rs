@@ -3,22 +3,22 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use common::assignment::{Base, Command, Content, Draft, Effect, Kind};
+use common::assignment::{Command, Content, Draft, Kind};
 use common::digest::Digest;
 use common::keys::PublishKey;
-use common::manifest::Manifest;
 use common::path::ContentPath;
 
 use super::build::{BuildError, Built, Parts, seal};
-use super::content::file_digest;
+use super::content::{ContentError, file_digest};
 use super::plan::{self, Step};
+use super::tree::Tree;
 
 /// Builds an inventory of `result`, durably, at `output`: one command for each entry, in path order,
 /// all contents [`Content::Local`], no data, and of the kind that says so.
 ///
 /// # Errors
 /// [`BuildError`] when the tree is none that may be published, or the output cannot be written.
-pub fn build_inventory(draft: Draft, result: &Manifest, key: &PublishKey, output: &Path) -> Result<Built, BuildError> {
+pub fn build_inventory(draft: Draft, result: &dyn Tree, key: &PublishKey, output: &Path) -> Result<Built, BuildError> {
     let local = |step: Step| match step.into_command(|_| Content::Local) {
         Command::WriteFile { path, mode, mtime, size, digest, content: _ } => {
             let digest = digest.or_else(|| (size == 0).then(|| Digest::of(b"")));
@@ -29,15 +29,18 @@ pub fn build_inventory(draft: Draft, result: &Manifest, key: &PublishKey, output
         | Command::SetMode { .. }
         | Command::Remove { .. }) => other,
     };
-    let commands: Vec<Command> = plan::whole(result, |_| true).into_iter().map(local).collect();
-    let parts = Parts { commands: &commands, blocks: &[], base: &Manifest::default(), result };
+    let commands: Vec<Command> = plan::whole(result, |_| true)?.into_iter().map(local).collect();
+    let parts = Parts { commands: &commands, blocks: &[], base: None, result, space_bytes: 0 };
     let draft = Draft { kind: Kind::Inventory, ..draft };
-    seal(draft, Effect::of_tree(Base::Any, result, 0), &parts, &mut |_| Ok(()), key, output)
+    seal(draft, &parts, &mut |_| Ok(()), key, output)
 }
 
 /// An answer to an inventory that does not fit it.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, thiserror::Error)]
 pub enum MissingError {
+    /// Not the answer's fault.
+    #[error("the tree that the inventory was of cannot be read")]
+    Tree(#[from] ContentError),
     /// Indexes behind the last command.
     #[error("commands {first} to {first} + {count} are reported missing, the inventory has {commands}")]
     OutOfRange {
@@ -46,7 +49,7 @@ pub enum MissingError {
         /// Its length.
         count: u32,
         /// Number of commands.
-        commands: usize,
+        commands: u64,
     },
     /// A run that is empty, or begins before the one before it has ended.
     #[error("the run of {count} missing files from {first} on is not behind the run before it")]
@@ -69,8 +72,8 @@ pub enum MissingError {
 ///
 /// # Errors
 /// [`MissingError`] when the answer does not fit; the work is bounded by the size of `result`.
-pub fn needed_of(result: &Manifest, missing: &[(u32, u32)]) -> Result<BTreeSet<Digest>, MissingError> {
-    let mut entries = result.entries.iter();
+pub fn needed_of(result: &dyn Tree, missing: &[(u32, u32)]) -> Result<BTreeSet<Digest>, MissingError> {
+    let mut entries = result.entries()?;
     let mut needed = BTreeSet::new();
     // Index of the entry that the iterator gives next.
     let mut next: u64 = 0;
@@ -79,15 +82,14 @@ pub fn needed_of(result: &Manifest, missing: &[(u32, u32)]) -> Result<BTreeSet<D
             return Err(MissingError::NotAscending { first, count });
         }
         let end = u64::from(first) + u64::from(count);
-        if end > result.entries.len() as u64 {
-            return Err(MissingError::OutOfRange { first, count, commands: result.entries.len() });
+        while next < end {
+            let (path, entry) = entries.next().ok_or(MissingError::OutOfRange { first, count, commands: next })??;
+            if next >= u64::from(first) {
+                let (_, digest) = file_digest(&entry).ok_or(MissingError::NotAFile { path })?;
+                needed.insert(digest);
+            }
+            next += 1;
         }
-        let skipped = usize::try_from(u64::from(first) - next).expect("within the entries");
-        for (path, entry) in entries.by_ref().skip(skipped).take(count as usize) {
-            let (_, digest) = file_digest(entry).ok_or_else(|| MissingError::NotAFile { path: path.clone() })?;
-            needed.insert(digest);
-        }
-        next = end;
     }
     Ok(needed)
 }

@@ -1,8 +1,9 @@
 //! From a staging tree to an assignment.
 //!
-//! In reading order: what is there ([`scan`], with `walk`, `walked` and `index` behind it) and where its
-//! bytes are kept ([`content`], with `batch`), or both for a directory as it is ([`directory`]); what is different
-//! ([`diff`], [`compare`] without either tree in memory, [`text`]); which steps lead from one
+//! In reading order: what a tree is, of any size ([`tree`]); what is there ([`scan`], with `walk`, `walked` and
+//! `index` behind it) and where its bytes and trees are kept ([`content`], with `batch` and [`stored`]), or both for
+//! a directory as it is ([`directory`]); what is different ([`compare`], for people [`diff`] and [`text`]); which
+//! steps lead from one
 //! tree to the other (`plan`) and which old files help to say so in few bytes (`old`, with `similar`
 //! behind it); the finished file ([`build`], with [`level`], `pack` and `spool` behind it); the assignments without data
 //! ([`inventory`], [`order`]).
@@ -26,7 +27,9 @@ mod plan;
 pub mod scan;
 mod similar;
 mod spool;
+pub mod stored;
 pub mod text;
+pub mod tree;
 mod walk;
 mod walked;
 

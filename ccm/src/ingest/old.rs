@@ -3,21 +3,22 @@
 //! What is referred to was checked against its digest first: a delta against damaged content would be
 //! refused by every server, and only there.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{Read as _, Seek as _, SeekFrom};
 use std::sync::Arc;
 
 use common::assignment::Stretch;
 use common::digest::Digest;
-use common::manifest::Manifest;
 use common::path::ContentPath;
 
 use super::build::BuildError;
-use super::content::{ContentError, ContentSource, io_error};
+use super::compare::Changes;
+use super::content::{ContentError, ContentSource, file_digest, io_error};
 use super::level::Level;
 use super::pack::{Wanted, Watch, extension};
 use super::similar::{Known, Sampling, Unit};
+use super::tree::Tree;
 
 /// Longest unit. Shorter files are units whole.
 const UNIT_BYTES_MAX: u64 = 1 << 20;
@@ -32,18 +33,35 @@ const FAST_SKETCHED_BYTES: usize = 16 << 10;
 /// Up to this length a file may have too short a sketch to say whether it helps.
 const SILENT_BYTES_MAX: u64 = 8 << 10;
 
-/// A file of the base tree.
+/// The tree that an assignment starts from, and what is different in the one it leads to.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Old<'a> {
-    pub(super) path: &'a ContentPath,
-    pub(super) size: u64,
-    pub(super) digest: Digest,
+pub(super) struct Before<'a> {
+    pub(super) base: &'a dyn Tree,
+    pub(super) changes: &'a Changes,
 }
 
-/// The files of the base tree, by number.
+/// A file of the base tree.
+#[derive(Debug)]
+struct Old {
+    path: ContentPath,
+    size: u64,
+    digest: Digest,
+}
+
+/// Those files of the base tree that are looked at. A file's number is its place among all of them.
+#[derive(Debug, Default)]
+struct Chosen {
+    files: BTreeMap<u32, Old>,
+    /// Old versions, by path.
+    versions: BTreeMap<ContentPath, u32>,
+    /// Those to be sketched, in order.
+    candidates: Vec<u32>,
+}
+
+/// The old files that are of use, by number.
 pub(super) struct OldFiles<'a> {
     source: &'a dyn ContentSource,
-    files: Vec<Old<'a>>,
+    chosen: Chosen,
     level: Level,
     sampling: Arc<Sampling>,
     known: Known,
@@ -56,92 +74,50 @@ pub(super) struct OldFiles<'a> {
 }
 
 impl<'a> OldFiles<'a> {
-    /// Sketches those files of `base` that `wanted` contents may come from.
+    /// Sketches those files of the base that `wanted` contents may come from.
     pub(super) fn sketch(
-        base: Option<&'a Manifest>,
-        result: &Manifest,
+        before: Option<Before<'_>>,
         wanted: &[Wanted<'_>],
         source: &'a dyn ContentSource,
         level: Level,
         watch: &Watch<'_>,
     ) -> Result<Self, BuildError> {
-        let files: Vec<Old<'a>> = base.map_or(Vec::new(), |base| {
-            base.files().map(|(path, size, digest)| Old { path, size, digest: *digest }).collect()
-        });
+        let chosen = match before {
+            Some(before) => before.choose(wanted, level)?,
+            None => Chosen::default(),
+        };
+        let candidates = chosen.candidates.clone();
+        let bytes = candidates.iter().map(|number| chosen.files[number].size).sum();
         let mut old = Self {
             source,
-            files,
+            chosen,
             level,
-            sampling: Arc::new(Sampling::for_bytes(0)),
+            sampling: Arc::new(Sampling::for_bytes(bytes)),
             known: Known::default(),
             sound: BTreeSet::new(),
             unusable: BTreeSet::new(),
             unit: Vec::new(),
         };
-        let candidates = old.candidates(result, wanted);
-        let bytes = candidates.iter().map(|file| old.files[*file as usize].size).sum();
-        old.sampling = Arc::new(Sampling::for_bytes(bytes));
-        for file in candidates {
+        for number in candidates {
             watch.check()?;
-            old.sketch_file(file, watch)?;
+            old.sketch_file(number, watch)?;
         }
         old.known.finish();
         Ok(old)
     }
 
-    /// The number of the file at a path.
+    /// The number of the old version of a file.
     pub(super) fn at(&self, path: &ContentPath) -> Option<u32> {
-        let found = self.files.binary_search_by(|old| old.path.cmp(path)).ok()?;
-        u32::try_from(found).ok()
+        self.chosen.versions.get(path).copied()
+    }
+
+    fn size(&self, number: u32) -> u64 {
+        self.chosen.files[&number].size
     }
 
     /// Whether a new version of this file is to be sketched, too.
     pub(super) fn is_sketched(&self, before: Option<u32>) -> bool {
-        match before {
-            Some(before) => self.level != Level::Fast || self.files[before as usize].size > UNSKETCHED_BYTES_MAX,
-            None => true,
-        }
-    }
-
-    /// The files that are worth a look: old versions; when there are files without one, what is gone,
-    /// then files of the same kinds, then others, as far as the level allows.
-    fn candidates(&self, result: &Manifest, wanted: &[Wanted<'_>]) -> Vec<u32> {
-        let (mut chosen, mut taken) = (Vec::new(), BTreeSet::new());
-        let mut kinds = BTreeSet::new();
-        let mut bytes: u64 = 0;
-        for wanted in wanted {
-            bytes += wanted.size;
-            match self.at(wanted.path) {
-                Some(before) => {
-                    if taken.insert(before) && self.is_sketched(Some(before)) {
-                        chosen.push(before);
-                    }
-                }
-                None => {
-                    kinds.insert(extension(wanted.path));
-                }
-            }
-        }
-        if kinds.is_empty() {
-            return chosen;
-        }
-        let mut budget = self.level.search_bytes(bytes);
-        let is_gone = |old: &Old<'_>| !result.entries.contains_key(old.path);
-        let is_same_kind = |old: &Old<'_>| kinds.contains(extension(old.path));
-        let is_any = |_: &Old<'_>| true;
-        let classes: [&dyn Fn(&Old<'_>) -> bool; 3] = [&is_gone, &is_same_kind, &is_any];
-        for class in classes.into_iter().take(self.level.search_classes()) {
-            for (number, old) in (0..).zip(&self.files) {
-                if taken.contains(&number) || old.size == 0 || !class(old) {
-                    continue;
-                }
-                let Some(rest) = budget.checked_sub(old.size) else { continue };
-                budget = rest;
-                taken.insert(number);
-                chosen.push(number);
-            }
-        }
-        chosen
+        before.is_none_or(|before| is_sketched(self.level, self.size(before)))
     }
 
     fn sketch_file(&mut self, number: u32, watch: &Watch<'_>) -> Result<(), BuildError> {
@@ -164,7 +140,7 @@ impl<'a> OldFiles<'a> {
         watch: &Watch<'_>,
         mut each: impl FnMut(u64, &[u8]),
     ) -> Result<bool, BuildError> {
-        let old = self.files[number as usize];
+        let old = &self.chosen.files[&number];
         if self.unusable.contains(&number) {
             return Ok(false);
         }
@@ -208,7 +184,7 @@ impl<'a> OldFiles<'a> {
         // Files too short for a sketch, or not sketched, say nothing about whether they help.
         let mut parts: BTreeSet<(u32, u64, u32)> = BTreeSet::new();
         for number in before {
-            let size = self.files[*number as usize].size;
+            let size = self.size(*number);
             let silent = size <= SILENT_BYTES_MAX || !self.is_sketched(Some(*number));
             if silent
                 && size > 0
@@ -224,7 +200,7 @@ impl<'a> OldFiles<'a> {
         let mut stretches = Vec::new();
         for (file, offset, length) in parts {
             if self.read_part(file, offset, length, &mut reference, watch)? {
-                add(&mut stretches, file, self.files[file as usize].size, offset, length);
+                add(&mut stretches, file, self.size(file), offset, length);
             }
         }
         Ok((stretches, reference))
@@ -238,9 +214,8 @@ impl<'a> OldFiles<'a> {
         into: &mut Vec<u8>,
         watch: &Watch<'_>,
     ) -> Result<bool, BuildError> {
-        let old = self.files[number as usize];
         let sound = self.sound.contains(&number);
-        let whole = offset == 0 && u64::from(length) == old.size;
+        let whole = offset == 0 && u64::from(length) == self.size(number);
         if !sound && !whole && !self.read_through(number, watch, |_, _| ())? {
             return Ok(false);
         }
@@ -248,6 +223,7 @@ impl<'a> OldFiles<'a> {
             return Ok(false);
         }
         let begin = into.len();
+        let old = &self.chosen.files[&number];
         match read_stretch(self.source, old, offset, length, !sound && whole, into) {
             Ok(()) => {
                 self.sound.insert(number);
@@ -265,9 +241,90 @@ impl<'a> OldFiles<'a> {
         let BuildError::Content(reason @ (ContentError::Missing { .. } | ContentError::Damaged { .. })) = error else {
             return Err(error);
         };
-        tracing::warn!(path = %self.files[number as usize].path, error = %reason, "an old file is no reference");
+        tracing::warn!(path = %self.chosen.files[&number].path, error = %reason, "an old file is no reference");
         self.unusable.insert(number);
         Ok(false)
+    }
+}
+
+/// Whether an old version of this size is sketched.
+fn is_sketched(level: Level, size: u64) -> bool {
+    level != Level::Fast || size > UNSKETCHED_BYTES_MAX
+}
+
+impl Before<'_> {
+    /// The files that are worth a look: old versions; when there are files without one, what is gone,
+    /// then files of the same kinds, then others, as far as the level allows.
+    fn choose(self, wanted: &[Wanted<'_>], level: Level) -> Result<Chosen, ContentError> {
+        let Changes { old, new, .. } = self.changes;
+        let (mut versions, mut kinds, mut bytes) = (Vec::new(), BTreeSet::new(), 0);
+        for wanted in wanted {
+            bytes += wanted.size;
+            match old.entries.get(wanted.path).and_then(file_digest) {
+                Some((size, _)) => versions.push((wanted.path, size)),
+                None => {
+                    kinds.insert(extension(wanted.path));
+                }
+            }
+        }
+        let mut budget = level.search_bytes(bytes);
+        let mut fits = |size: u64| {
+            let rest = budget.checked_sub(size).filter(|_| size > 0);
+            budget = rest.unwrap_or(budget);
+            rest.is_some()
+        };
+        let mut taken: BTreeSet<&ContentPath> = versions.iter().map(|(path, _)| *path).collect();
+        let mut gone = Vec::new();
+        if !kinds.is_empty() {
+            for (path, size, _) in old.files().filter(|(path, ..)| !new.entries.contains_key(path)) {
+                if !taken.contains(path) && fits(size) {
+                    gone.push(path);
+                }
+            }
+        }
+        taken.extend(&gone);
+
+        let (mut files, mut alike, mut others) = (BTreeMap::new(), Vec::new(), Vec::new());
+        let classes = if kinds.is_empty() { 1 } else { level.search_classes() };
+        let mut numbers = BTreeMap::new();
+        if taken.is_empty() && classes == 1 {
+            return Ok(Chosen::default());
+        }
+        self.each_file(|number, file| {
+            if let Some(path) = taken.get(&file.path) {
+                numbers.insert(*path, number);
+                files.insert(number, file);
+            } else if classes > 1 && kinds.contains(extension(&file.path)) && fits(file.size) {
+                alike.push(number);
+                files.insert(number, file);
+            }
+        })?;
+        if classes > 2 {
+            self.each_file(|number, file| {
+                if !files.contains_key(&number) && fits(file.size) {
+                    others.push(number);
+                    files.insert(number, file);
+                }
+            })?;
+        }
+        let sketched = versions.iter().filter(|(_, size)| is_sketched(level, *size)).map(|(path, _)| *path);
+        let known = sketched.chain(gone).filter_map(|path| numbers.get(path).copied());
+        let candidates = known.chain(alike).chain(others).collect();
+        let versions = versions.iter().filter_map(|(path, _)| Some(((*path).clone(), *numbers.get(path)?))).collect();
+        Ok(Chosen { files, versions, candidates })
+    }
+
+    /// Tells of all files of the base, with their numbers.
+    fn each_file(self, mut each: impl FnMut(u32, Old)) -> Result<(), ContentError> {
+        let mut number = 0;
+        for entry in self.base.entries()? {
+            let (path, entry) = entry?;
+            if let Some((size, digest)) = file_digest(&entry) {
+                each(number, Old { path, size, digest });
+                number += 1;
+            }
+        }
+        Ok(())
     }
 }
 
@@ -290,7 +347,7 @@ fn add(stretches: &mut Vec<Stretch>, number: u32, size: u64, offset: u64, length
 /// of it.
 fn read_stretch(
     source: &dyn ContentSource,
-    old: Old<'_>,
+    old: &Old,
     offset: u64,
     length: u32,
     check: bool,
@@ -312,7 +369,7 @@ fn read_stretch(
 
 fn read_units(
     source: &dyn ContentSource,
-    old: Old<'_>,
+    old: &Old,
     watch: &Watch<'_>,
     unit: &mut Vec<u8>,
     each: &mut dyn FnMut(u64, &[u8]),

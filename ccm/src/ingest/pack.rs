@@ -12,14 +12,13 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use common::assignment::{BlockInfo, Codec, Extent, Stretch};
 use common::digest::Digest;
-use common::manifest::Manifest;
 use common::path::ContentPath;
 
 use super::Progress;
 use super::build::BuildError;
 use super::content::{ContentError, ContentSource, io_error};
 use super::level::Level;
-use super::old::OldFiles;
+use super::old::{Before, OldFiles};
 use super::spool::Spool;
 
 /// Largest stretch of a file that is read at once.
@@ -64,18 +63,11 @@ impl Watch<'_> {
     }
 }
 
-/// The trees that contents are for and from.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Trees<'a> {
-    pub(super) base: Option<&'a Manifest>,
-    pub(super) result: &'a Manifest,
-}
-
 /// Packs the contents into the spool, whose slots are the blocks' numbers. Gives where each content
 /// is.
 pub(super) fn pack_contents(
     mut wanted: Vec<Wanted<'_>>,
-    trees: Trees<'_>,
+    before: Option<Before<'_>>,
     source: &dyn ContentSource,
     level: Level,
     spool: &Mutex<Spool>,
@@ -87,7 +79,7 @@ pub(super) fn pack_contents(
     if wanted.is_empty() {
         return Ok(BTreeMap::new());
     }
-    let old = OldFiles::sketch(trees.base, trees.result, &wanted, source, level, watch)?;
+    let old = OldFiles::sketch(before, &wanted, source, level, watch)?;
     wanted.sort_by_cached_key(|wanted| {
         let path = wanted.path;
         (is_packed_already(path), extension(path), path)

@@ -3,15 +3,14 @@
 //! A step that writes a file says only where its content is known to be; turning the rest into data
 //! is packing.
 
-use std::cell::OnceCell;
-use std::collections::BTreeMap;
-
 use common::assignment::{Command, Content};
 use common::digest::Digest;
-use common::manifest::{Entry, Manifest};
+use common::manifest::Entry;
 use common::path::ContentPath;
 
-use super::diff::{paired, same_but_for_mode};
+use super::compare::{Changes, same_but_for_mode};
+use super::content::ContentError;
+use super::tree::Tree;
 
 /// A command whose content, if it writes a file, may still have to be found.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,29 +35,24 @@ impl Step {
     }
 }
 
-/// The steps from `base` to `result`: first what goes, contents before their directories; then what
+/// The steps from one tree to the other: first what goes, contents before their directories; then what
 /// comes or changes, directories before their contents. An entry of another type goes and comes.
-pub(super) fn changes(base: &Manifest, result: &Manifest) -> Vec<Step> {
-    let present: OnceCell<BTreeMap<&Digest, &ContentPath>> = OnceCell::new();
-    let in_base = |digest: &Digest| {
-        let present = present.get_or_init(|| base.files().map(|(path, _, digest)| (digest, path)).collect());
-        present.get(digest).map(|from| Content::Copy { from: (*from).clone() })
-    };
+pub(super) fn changes(changes: &Changes) -> Vec<Step> {
+    let in_base = |digest: &Digest| changes.known.get(digest).map(|from| Content::Copy { from: from.clone() });
     let mut gone = Vec::new();
     let mut steps = Vec::new();
-    for (path, before, after) in paired(base, result) {
+    for (path, before, after) in changes.each() {
         let stays = before.zip(after).is_some_and(|(before, after)| same_type(before, after));
         if before.is_some() && !stays {
             gone.push(Step::Ready(Command::Remove { path: path.clone() }));
         }
         let Some(entry) = after else { continue };
         match before.filter(|_| stays) {
-            Some(before) if before.same_version(entry) => {}
             Some(before) if same_but_for_mode(before, entry) => match entry {
                 Entry::Directory { mode } | Entry::File { mode, .. } => {
                     steps.push(Step::Ready(Command::SetMode { path: path.clone(), mode: *mode }));
                 }
-                // A link has no mode, and was found to be the same above.
+                // A link has no mode, and would be no change.
                 Entry::Symlink { .. } => {}
             },
             Some(_) | None => steps.push(make(path, entry, in_base)),
@@ -69,9 +63,9 @@ pub(super) fn changes(base: &Manifest, result: &Manifest) -> Vec<Step> {
 
 /// The steps that make the whole of `result`, one for each entry, in path order. Files for which
 /// `local` answers true are taken for present on the server.
-pub(super) fn whole(result: &Manifest, local: impl Fn(&Digest) -> bool) -> Vec<Step> {
-    let entries = result.entries.iter();
-    entries.map(|(path, entry)| make(path, entry, |digest| local(digest).then_some(Content::Local))).collect()
+pub(super) fn whole(result: &dyn Tree, local: impl Fn(&Digest) -> bool) -> Result<Vec<Step>, ContentError> {
+    let step = |(path, entry)| make(&path, &entry, |digest| local(digest).then_some(Content::Local));
+    result.entries()?.map(|entry| entry.map(step)).collect()
 }
 
 fn make(path: &ContentPath, entry: &Entry, known: impl FnOnce(&Digest) -> Option<Content>) -> Step {

@@ -12,16 +12,19 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::time::SystemTime;
 
-use common::digest::Digest;
+use common::digest::{Digest, Version};
 use common::exclude::Exclude;
-use common::manifest::Manifest;
+use common::manifest::{Entry, Root};
 use common::path::{ContentPath, PathError};
 use rustix::io::Errno;
 
 use super::Progress;
 use super::batch::{Batch, TakeError};
+use super::compare::{Changes, compare, same_but_for_mode};
 use super::content::{ContentError, ContentStore};
 use super::index::{self, Index, Place, Row, Shards, Stamp};
+use super::stored::StoredTree;
+use super::tree::{Tree, bytes_of, patched};
 use super::walk::{self, Rules};
 use super::walked::{Files, Found, Suspect, Walked};
 
@@ -68,19 +71,90 @@ pub struct ScanRequest<'a> {
     pub index_file: &'a Path,
 }
 
-/// What a scan found.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// A staging tree all of whose files are known, with contents that the store has, durably. It is told entry
+/// by entry: what is in memory are its directories, and files that have changed since the scan before.
+#[derive(Debug)]
 pub struct Scan {
-    /// The tree.
-    pub manifest: Manifest,
+    walked: Walked,
+    /// Of the scan before, to which the tree refers.
+    index: Index,
     /// Number of files that were read; the others were known from the index.
     pub files_read: u64,
     /// Their bytes.
     pub bytes_read: u64,
-    /// Number of files in the tree.
-    pub files_total: u64,
-    /// Their bytes.
-    pub bytes_total: u64,
+}
+
+impl Scan {
+    /// Its entries, in path order.
+    pub fn entries(&self) -> impl Iterator<Item = Result<(ContentPath, Entry), ScanError>> {
+        self.walked.entries(&self.index)
+    }
+
+    /// Compares it with what is published, if anything is.
+    ///
+    /// # Errors
+    /// When what is published cannot be read.
+    pub fn changes(&self, published: Option<&StoredTree>) -> Result<Changes, ScanError> {
+        compare(published.map(|published| published as &dyn Tree), self.entries())
+    }
+
+    /// Its version, which is that of `published` if these are the `changes` to it.
+    ///
+    /// # Errors
+    /// [`ScanError::IndexLost`].
+    pub fn version(&self, published: Option<&StoredTree>, changes: &Changes) -> Result<Version, ScanError> {
+        if let Some(published) = published.filter(|_| changes.is_empty()) {
+            return Ok(published.version());
+        }
+        let mut root = Root::default();
+        for entry in self.entries() {
+            let (path, entry) = entry?;
+            root.add(&path, &entry);
+        }
+        Ok(root.version())
+    }
+
+    /// Keeps it as the version that follows on what is published, if anything is. Gives the sum of its file
+    /// sizes, too.
+    ///
+    /// Files that are unchanged have the modification times they are published with: servers keep them as
+    /// they are, and a tree that is sent whole to a server that joins later has to say the same.
+    ///
+    /// # Errors
+    /// When what is published cannot be read, or the store does not take the tree.
+    pub fn keep(&self, store: &ContentStore, published: Option<&StoredTree>) -> Result<(StoredTree, u64), ScanError> {
+        let Some(published) = published else {
+            let mut content_bytes = 0_u64;
+            let entries = self.entries().inspect(|entry| {
+                if let Ok((_, entry)) = entry {
+                    content_bytes = content_bytes.saturating_add(bytes_of(entry));
+                }
+            });
+            let version = store.put_entries(self.walked.entries, entries, ScanError::Store)?;
+            return Ok((store.tree(version)?, content_bytes));
+        };
+        let mut changes = self.changes(Some(published))?;
+        let version = published.version();
+        if changes.is_empty() && store.hold_tree(version)? {
+            return Ok((store.tree(version)?, changes.content_bytes));
+        }
+        keep_times(&mut changes);
+        let entries = patched(published.entries()?, &changes.old, &changes.new);
+        let version = store.put_entries(self.walked.entries, entries, |error| error)?;
+        Ok((store.tree(version)?, changes.content_bytes))
+    }
+}
+
+/// Gives files of which only the permission bits have changed their old modification times.
+fn keep_times(changes: &mut Changes) {
+    for (path, entry) in &mut changes.new.entries {
+        if let Some(before) = changes.old.entries.get(path).filter(|before| same_but_for_mode(before, entry))
+            && let Entry::File { mtime, .. } = entry
+            && let Entry::File { mtime: settled, .. } = before
+        {
+            *mtime = *settled;
+        }
+    }
 }
 
 /// Why a staging tree cannot be published as it stands.
@@ -203,35 +277,6 @@ fn scan_at(
     progress: &dyn Fn(Progress),
     cancel: &AtomicBool,
 ) -> Result<Scan, ScanError> {
-    let looked = look(request, store, began, progress, cancel)?;
-    let manifest = looked.walked.manifest(&looked.index)?;
-    let (files_read, bytes_read) = (looked.files_read, looked.bytes_read);
-    let (mut files_total, mut bytes_total) = (0, 0_u64);
-    for (_, size, _) in manifest.files() {
-        files_total += 1;
-        bytes_total = bytes_total.saturating_add(size);
-    }
-    Ok(Scan { manifest, files_read, bytes_read, files_total, bytes_total })
-}
-
-/// A staging tree all of whose files are known.
-pub(super) struct Looked {
-    /// The tree.
-    pub(super) walked: Walked,
-    /// Of the scan before, to which the tree refers.
-    pub(super) index: Index,
-    files_read: u64,
-    bytes_read: u64,
-}
-
-/// Finds out what is in the staging tree, and keeps its contents and what is known of them.
-pub(super) fn look(
-    request: &ScanRequest<'_>,
-    store: &ContentStore,
-    began: SystemTime,
-    progress: &dyn Fn(Progress),
-    cancel: &AtomicBool,
-) -> Result<Looked, ScanError> {
     let index = index::load(request.index_file);
     // As they are before anything is looked for in them.
     let shards = store.shards();
@@ -259,7 +304,7 @@ pub(super) fn look(
     finished?;
 
     let files_read = suspects.len() as u64;
-    Ok(Looked { walked, index, files_read, bytes_read })
+    Ok(Scan { walked, index, files_read, bytes_read })
 }
 
 /// Finds out which files of a directory are as the index has them, with contents that the store has.

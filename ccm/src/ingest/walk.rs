@@ -80,7 +80,8 @@ pub(super) fn walk(staging: &Path, rules: Rules<'_>, recall: &Recall<'_>) -> Res
     }
     let directories = work.directories.into_iter();
     let directories = directories.map(|listed| listed.expect("without a refusal all were listed")).collect();
-    Ok(Walked { root, directories })
+    let entries = walker.entries.into_inner() as u64;
+    Ok(Walked { root, directories, entries })
 }
 
 /// A directory to be listed.

@@ -1,13 +1,14 @@
 //! What the walk found in a staging tree, until all its contents are known and it can be told as a tree.
 
 use std::io;
+use std::iter::Peekable;
 use std::os::fd::OwnedFd;
 
 use common::digest::Digest;
-use common::manifest::{Entry, Manifest};
+use common::manifest::Entry;
 use common::path::ContentPath;
 
-use super::index::{Index, Place, Stamp, rows};
+use super::index::{Index, Place, Stamp, first_row};
 use super::scan::ScanError;
 
 /// A regular file that the index does not know, to be read.
@@ -63,6 +64,8 @@ pub(super) struct Walked {
     pub(super) root: OwnedFd,
     /// By number; the root is the first.
     pub(super) directories: Vec<Listed>,
+    /// Number of entries in it.
+    pub(super) entries: u64,
 }
 
 impl Walked {
@@ -88,73 +91,114 @@ impl Walked {
         }
     }
 
-    /// The tree, all of whose files are known.
-    pub(super) fn manifest(&self, index: &Index) -> Result<Manifest, ScanError> {
-        // A sorted run, from which a map is made much faster than one by one.
-        let mut entries = Vec::new();
-        self.each(index, &mut |path, entry| {
-            entries.push((path, entry));
-            Ok(())
-        })?;
-        Ok(Manifest { entries: entries.into_iter().collect() })
+    /// All entries in path order. All files must be known.
+    pub(super) fn entries<'a>(&'a self, index: &'a Index) -> Telling<'a> {
+        Telling { walked: self, index, inside: Vec::new(), next: Some(0) }
     }
+}
 
-    /// Tells of all entries in path order. All files must be known.
-    pub(super) fn each(
-        &self,
-        index: &Index,
-        tell: &mut dyn FnMut(ContentPath, Entry) -> Result<(), ScanError>,
-    ) -> Result<(), ScanError> {
-        self.each_below(0, index, tell)
-    }
+/// Tells of the entries of a tree, in path order.
+pub(super) struct Telling<'a> {
+    walked: &'a Walked,
+    index: &'a Index,
+    /// The directories that are being told, outermost first.
+    inside: Vec<Inside<'a>>,
+    /// A directory to be told next, by its number.
+    next: Option<usize>,
+}
 
-    /// Recursion is bounded by the depth that a path may have.
-    fn each_below(
-        &self,
-        number: usize,
-        index: &Index,
-        tell: &mut dyn FnMut(ContentPath, Entry) -> Result<(), ScanError>,
-    ) -> Result<(), ScanError> {
-        let listed = &self.directories[number];
-        let mut others = listed.others.iter().peekable();
-        let mut until = |name: Option<&str>, tell: &mut dyn FnMut(ContentPath, Entry) -> Result<(), ScanError>| {
-            while let Some((other, inside)) = others.next_if(|(other, _)| name.is_none_or(|name| **other < *name)) {
-                let path = below(&listed.path, other)?;
-                match inside {
-                    Other::Symlink(target) => tell(path, Entry::Symlink { target: target.clone() })?,
-                    Other::Directory(number) => {
-                        tell(path, Entry::Directory { mode: self.directories[*number].mode })?;
-                        self.each_below(*number, index, tell)?;
-                    }
-                }
-            }
-            Ok::<(), ScanError>(())
+/// How far a directory was told.
+struct Inside<'a> {
+    listed: &'a Listed,
+    others: Peekable<std::slice::Iter<'a, (Box<str>, Other)>>,
+    files: FilesLeft<'a>,
+    /// The next of its files.
+    file: Option<(ContentPath, Entry)>,
+}
+
+enum FilesLeft<'a> {
+    /// Rows of the index, and how many of their bytes were told.
+    Rows(Vec<u8>, usize),
+    Listed(std::slice::Iter<'a, Found>),
+}
+
+impl<'a> Inside<'a> {
+    fn begin(listed: &'a Listed, index: &Index) -> Result<Self, ScanError> {
+        let files = match &listed.files {
+            Files::Indexed(place) => FilesLeft::Rows(index.read(*place).map_err(lost)?, 0),
+            Files::Listed(files) => FilesLeft::Listed(files.iter()),
         };
+        let mut inside = Self { listed, others: listed.others.iter().peekable(), files, file: None };
+        inside.step()?;
+        Ok(inside)
+    }
+
+    /// Goes on to the next file.
+    fn step(&mut self) -> Result<(), ScanError> {
         let file = |name: &str, mode: u32, stamp: &Stamp, digest: Digest| {
             let entry = Entry::File { mode, size: stamp.size, digest, mtime: stamp.mtime.0 };
-            Ok::<_, ScanError>((below(&listed.path, name)?, entry))
+            Ok::<_, ScanError>(Some((below(&self.listed.path, name)?, entry)))
         };
-        match &listed.files {
-            Files::Indexed(place) => {
-                let lost = |source: io::Error| ScanError::IndexLost { source };
-                let bytes = index.read(*place).map_err(lost)?;
-                let rows = rows(&bytes).ok_or_else(|| lost(io::ErrorKind::InvalidData.into()))?;
-                for row in rows {
-                    until(Some(row.name), tell)?;
-                    let (path, entry) = file(row.name, row.mode, &row.stamp, row.digest)?;
-                    tell(path, entry)?;
-                }
+        self.file = match &mut self.files {
+            FilesLeft::Rows(rows, told) if *told == rows.len() => None,
+            FilesLeft::Rows(rows, told) => {
+                let damaged = || lost(io::ErrorKind::InvalidData.into());
+                let (row, rest) = first_row(&rows[*told..]).ok_or_else(damaged)?;
+                *told = rows.len() - rest.len();
+                file(row.name, row.mode, &row.stamp, row.digest)?
             }
-            Files::Listed(files) => {
-                for found in files {
-                    until(Some(&found.name), tell)?;
+            FilesLeft::Listed(files) => match files.next() {
+                None => None,
+                Some(found) => {
                     let digest = found.digest.expect("all were read, or an error was returned before");
-                    let (path, entry) = file(&found.name, found.mode, &found.stamp, digest)?;
-                    tell(path, entry)?;
+                    file(&found.name, found.mode, &found.stamp, digest)?
                 }
-            }
+            },
+        };
+        Ok(())
+    }
+}
+
+fn lost(source: io::Error) -> ScanError {
+    ScanError::IndexLost { source }
+}
+
+impl Telling<'_> {
+    fn entry(&mut self) -> Result<Option<(ContentPath, Entry)>, ScanError> {
+        if let Some(number) = self.next.take() {
+            self.inside.push(Inside::begin(&self.walked.directories[number], self.index)?);
         }
-        until(None, tell)
+        while let Some(inside) = self.inside.last_mut() {
+            let file = inside.file.as_ref().map(|(path, _)| path.file_name());
+            if let Some((name, other)) = inside.others.next_if(|(other, _)| file.is_none_or(|file| **other < *file)) {
+                let path = below(&inside.listed.path, name)?;
+                return Ok(Some(match other {
+                    Other::Symlink(target) => (path, Entry::Symlink { target: target.clone() }),
+                    Other::Directory(number) => {
+                        self.next = Some(*number);
+                        (path, Entry::Directory { mode: self.walked.directories[*number].mode })
+                    }
+                }));
+            }
+            if let Some(file) = inside.file.take() {
+                inside.step()?;
+                return Ok(Some(file));
+            }
+            self.inside.pop();
+        }
+        Ok(None)
+    }
+}
+
+impl Iterator for Telling<'_> {
+    type Item = Result<(ContentPath, Entry), ScanError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let entry = self.entry().transpose();
+        if !matches!(entry, Some(Ok(_))) {
+            self.inside.clear();
+        }
+        entry
     }
 }
 

@@ -130,6 +130,17 @@ pub const UNKNOWN_DIGEST: Digest = Digest([0; 32]);
 /// # Errors
 /// [`ApplyError`] names the first command's path that does not fit; nothing has happened then.
 pub fn apply(base: &Manifest, commands: &[Command]) -> Result<Manifest, ApplyError> {
+    let result = apply_part(base, commands)?;
+    result.check()?;
+    Ok(result)
+}
+
+/// [`apply`] to that part of a base tree which the commands name, as what they change or copy. What comes
+/// out is the part of the result that takes its place; whether the whole is a tree is left to the caller.
+///
+/// # Errors
+/// [`ApplyError`], but for [`ApplyError::Result`].
+pub fn apply_part(base: &Manifest, commands: &[Command]) -> Result<Manifest, ApplyError> {
     let mut result = base.clone();
     for command in commands {
         match command {
@@ -161,7 +172,6 @@ pub fn apply(base: &Manifest, commands: &[Command]) -> Result<Manifest, ApplyErr
             }
         }
     }
-    result.check()?;
     Ok(result)
 }
 

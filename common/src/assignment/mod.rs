@@ -19,7 +19,7 @@ mod wire;
 mod writer;
 
 pub use block::{BLOCK_RAW_BYTES_MAX, BlockInfo, Codec, REFERENCE_BYTES_MAX, Stretch, pack, unpack};
-pub use command::{ApplyError, Command, Content, Extent, UNKNOWN_DIGEST, apply};
+pub use command::{ApplyError, Command, Content, Extent, UNKNOWN_DIGEST, apply, apply_part};
 pub use header::{Base, Extra, Header, Kind, Limits, LivePolicy};
 pub use reader::{AssignmentError, AssignmentReader};
 pub use wire::encode_commands;

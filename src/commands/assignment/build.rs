@@ -9,6 +9,7 @@ use ccm::ingest::build::{BuildError, BuildRequest, Built, build};
 use ccm::ingest::directory::Directory;
 use ccm::ingest::level::Level;
 use ccm::ingest::scan::{ScanError, ScanLimits};
+use ccm::ingest::tree::Tree;
 use ccm::trust::read_publish_key;
 use common::assignment::{Draft, Extra, Kind, LivePolicy};
 use common::exclude::Exclude;
@@ -77,7 +78,7 @@ pub(super) fn make(args: &BuildArgs, cancel: &AtomicBool) -> Result<Answer, Assi
     let directories: Vec<&Directory> = base.iter().chain([&target]).collect();
     let request = BuildRequest {
         draft: draft(args),
-        base: base.as_ref().map(Directory::manifest),
+        base: base.as_ref().map(|base| base.manifest() as &dyn Tree),
         result: target.manifest(),
         needed: None,
         level: args.level,

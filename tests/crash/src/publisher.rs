@@ -100,8 +100,8 @@ impl Publisher {
         let draft = self.draft(Kind::Prepare);
         let number = draft.number;
         let (base, result) = (from.map(Tree::manifest), to.manifest());
-        let request =
-            BuildRequest { draft, base: base.as_ref(), result: &result, needed: None, level: Level::default() };
+        let base = base.as_ref().map(|base| base as &dyn ccm::ingest::tree::Tree);
+        let request = BuildRequest { draft, base, result: &result, needed: None, level: Level::default() };
         let output = self.dir.join("assignment");
         build(&request, &self.store, &key(), &output, &|_| {}, &AtomicBool::new(false))
             .map_err(|error| failed(&error))?;

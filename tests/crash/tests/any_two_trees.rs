@@ -9,6 +9,7 @@ use std::sync::atomic::AtomicBool;
 use ccm::ingest::content::ContentStore;
 use ccm::ingest::scan::{ScanLimits, ScanRequest, scan};
 use common::exclude::Exclude;
+use common::manifest::Manifest;
 use common::outcome::Outcome;
 use common::path::{ContentPath, symlink_is_contained};
 use crash::publisher::{CLUSTER, NOW, OWN, Publisher, keys};
@@ -104,7 +105,8 @@ fn scanned(dir: &Path, tree: &Tree, name: &str) {
     let request =
         ScanRequest { staging: &staging, exclude: &exclude, limits: ScanLimits::default(), index_file: &index_file };
     let found = scan(&request, &store, &|_| {}, &AtomicBool::new(false)).expect("can be published");
-    assert_eq!(found.manifest, tree.manifest(), "the scan sees what is there");
+    let entries = found.entries().collect::<Result<_, _>>().expect("can be told");
+    assert_eq!(Manifest { entries }, tree.manifest(), "the scan sees what is there");
 }
 
 proptest! {

@@ -7,14 +7,14 @@ use common::assignment::Kind;
 use common::digest::{Digest, Version};
 use common::errors::chain;
 use common::ids::ServerId;
-use common::manifest::Manifest;
 use common::outcome::Outcome;
 
 use super::{Execution, Stop, TICK};
 use crate::engine::order::{Body, Frame, Sealed};
 use crate::engine::{EngineError, blocking, now};
-use crate::ingest::diff::keep_times;
-use crate::ingest::inventory::needed_of;
+use crate::ingest::inventory::{MissingError, needed_of};
+use crate::ingest::stored::StoredTree;
+use crate::ingest::tree::Tree;
 use crate::store::{RunKind, RunState, ServerRecord, View};
 
 /// State of a server that a synchronization left alone.
@@ -27,8 +27,8 @@ impl Execution {
         self.run.base = view.as_ref().map(|view| view.version);
         self.recorder.start("ingest", now());
         self.save();
-        let result = self.ingest(view.as_ref()).await?;
-        self.recorder.end("ingest", result.content_bytes(), now());
+        let (result, content_bytes) = self.ingest(view.as_ref()).await?;
+        self.recorder.end("ingest", content_bytes, now());
         let version = result.version();
         if self.resume.result != Some(version) {
             // What servers said before a restart was about another tree.
@@ -80,7 +80,7 @@ impl Execution {
             };
             self.enough(targets.len(), quorum, "able to take part")?;
             let base = match (&view, self.resume.any_base) {
-                (Some(view), false) => Some(self.engine.content.manifest(view.version)?),
+                (Some(view), false) => Some(self.engine.content.tree(view.version)?),
                 (Some(_), true) | (None, _) => None,
             };
             self.build(frame, base, result, needed, targets.clone()).await?
@@ -119,46 +119,48 @@ impl Execution {
         }
     }
 
-    async fn ingest(&self, view: Option<&View>) -> Result<Manifest, Stop> {
-        let engine = &self.engine;
-        match self.run.kind {
+    /// The tree that the run leads to, and the sum of its file sizes in bytes.
+    async fn ingest(&self, view: Option<&View>) -> Result<(StoredTree, u64), Stop> {
+        let published = view.map(|view| view.version);
+        let engine = self.engine.clone();
+        let version = match self.run.kind {
             RunKind::Publish => {
-                let (engine, site, cancel) = (engine.clone(), self.site.clone(), self.cancel.clone());
-                let mut manifest = blocking(move || engine.scan(&site, &cancel)).await?;
-                if let Some(view) = view {
-                    // Times are not part of a version: what is live keeps those it has.
-                    keep_times(&self.engine.content.manifest(view.version)?, &mut manifest);
-                }
-                self.engine.content.put_manifest(&manifest)?;
-                Ok(manifest)
+                let (site, cancel) = (self.site.clone(), self.cancel.clone());
+                let kept = blocking(move || {
+                    let scanned = engine.scan(&site, &cancel)?;
+                    let published = published.map(|version| engine.content.tree(version)).transpose()?;
+                    let kept = scanned.keep(&engine.content, published.as_ref());
+                    kept.map_err(|source| EngineError::Scan { site: site.name.clone(), source })
+                });
+                return Ok(kept.await?);
             }
             RunKind::Synchronize | RunKind::Audit | RunKind::Replicate => {
-                let version = view.ok_or(EngineError::NoResult { run: self.run.run })?.version;
+                let version = published.ok_or(EngineError::NoResult { run: self.run.run })?;
                 if self.request.version.is_some_and(|wanted| wanted != version) {
                     let message = "another version was published meanwhile".to_owned();
                     return Err(Stop::End(RunState::Cancelled, message));
                 }
-                Ok(engine.content.manifest(version)?)
+                version
             }
-            RunKind::Rollback => {
-                let previous = view.and_then(|view| view.previous).ok_or_else(|| EngineError::NothingToRollBack {
-                    site: self.site.name.clone(),
-                    group: self.group.name.clone(),
-                })?;
-                Ok(engine.content.manifest(previous)?)
-            }
-            RunKind::Restore => {
-                let version = self.request.version.ok_or(EngineError::NoResult { run: self.run.run })?;
-                Ok(engine.content.manifest(version)?)
-            }
-        }
+            RunKind::Rollback => view.and_then(|view| view.previous).ok_or_else(|| EngineError::NothingToRollBack {
+                site: self.site.name.clone(),
+                group: self.group.name.clone(),
+            })?,
+            RunKind::Restore => self.request.version.ok_or(EngineError::NoResult { run: self.run.run })?,
+        };
+        let kept = blocking(move || {
+            let tree = engine.content.tree(version)?;
+            let content_bytes = tree.content_bytes()?;
+            Ok((tree, content_bytes))
+        });
+        Ok(kept.await?)
     }
 
     /// Asks the servers what they lack of the result; those that refuse are out.
     async fn inventory(
         &mut self,
         frame: &Frame,
-        result: &Manifest,
+        result: &StoredTree,
         targets: &mut Vec<ServerId>,
     ) -> Result<BTreeSet<Digest>, Stop> {
         let number = match self.resume.inventory {
@@ -174,6 +176,7 @@ impl Execution {
             match outcome {
                 Outcome::Missing(runs) => match needed_of(result, runs) {
                     Ok(contents) => needed.extend(contents),
+                    Err(MissingError::Tree(error)) => return Err(EngineError::Content(error).into()),
                     Err(error) => {
                         self.recorder.server(*server, "failed", Some(chain(&error)));
                         targets.retain(|target| target != server);
@@ -199,14 +202,15 @@ impl Execution {
     async fn build(
         &self,
         frame: Frame,
-        base: Option<Manifest>,
-        result: Manifest,
+        base: Option<StoredTree>,
+        result: StoredTree,
         needed: Option<BTreeSet<Digest>>,
         targets: Vec<ServerId>,
     ) -> Result<Sealed, Stop> {
         let (engine, cancel) = (self.engine.clone(), self.cancel.clone());
         let sealed = blocking(move || {
-            let body = Body::Tree { base: base.as_ref(), result: &result, needed };
+            let base = base.as_ref().map(|base| base as &dyn Tree);
+            let body = Body::Tree { base, result: &result, needed };
             engine.seal(&frame, &body, &targets, None, &cancel)
         })
         .await?;
