@@ -17,18 +17,19 @@ use common::digest::Version;
 use common::exclude::Exclude;
 use common::ids::{AssignmentNumber, ClusterId, RunNumber, Sequence, ServerId};
 use common::keys::PublishKey;
-use common::manifest::Manifest;
 use common::time::WallTime;
 use pressrun_ccm::ingest::build::{BuildRequest, build};
 use pressrun_ccm::ingest::compare::compare;
-use pressrun_ccm::ingest::content::ContentStore;
-use pressrun_ccm::ingest::diff::{Diff, diff, keep_times};
+use pressrun_ccm::ingest::content::{ContentError, ContentStore};
+use pressrun_ccm::ingest::diff::Diff;
 use pressrun_ccm::ingest::directory::Directory;
 use pressrun_ccm::ingest::level::Level;
-use pressrun_ccm::ingest::scan::{ScanLimits, ScanRequest, scan};
+use pressrun_ccm::ingest::scan::{Scan, ScanLimits, ScanRequest, scan};
+use pressrun_ccm::ingest::stored::StoredTree;
+use pressrun_ccm::ingest::tree::Tree;
 
-/// Files of one directory.
-const DIRECTORY_FILES: usize = 100;
+/// So many files are changed for the last row.
+const CHANGED: usize = 100;
 /// Longer than the scan's margin, within which it does not believe a file's stamp.
 const SETTLED_AFTER: Duration = Duration::from_millis(2200);
 
@@ -38,13 +39,14 @@ fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let done = match arguments[..] {
-        ["scan", dir, files, repetitions] => beside_rsync(Path::new(dir), files, repetitions),
-        ["once", dir, version, way] => once(Path::new(dir), version, way),
+        ["scan", dir, files, each, repetitions] => beside_rsync(Path::new(dir), files, each, repetitions),
+        ["once", dir, version] => once(Path::new(dir), version),
         ["build", base, target, level, repetitions] => package(Path::new(base), Path::new(target), level, repetitions),
-        ["memory", dir, files] => memory(Path::new(dir), files),
+        ["memory", dir, files, each] => memory(Path::new(dir), files, each),
         _ => {
             eprintln!(
-                "usage: ingest-speed scan DIR FILES REPETITIONS | memory DIR FILES | build BASE TARGET LEVEL REPETITIONS"
+                "usage: ingest-speed scan DIR FILES FILES-OF-A-DIRECTORY REPETITIONS | \
+                 memory DIR FILES FILES-OF-A-DIRECTORY | build BASE TARGET LEVEL REPETITIONS"
             );
             return ExitCode::from(2);
         }
@@ -71,136 +73,134 @@ impl Bench {
         Ok(Self { staging: dir.join("staging"), index: dir.join("index"), store })
     }
 
-    /// Makes the tree and scans it twice: once to take its contents, and once, when it has rested, to
-    /// believe its stamps.
-    fn make(dir: &Path, files: usize) -> Result<(Self, Version), Failure> {
+    /// Makes the tree and publishes it, and scans it again when it has rested, to believe its stamps.
+    fn make(dir: &Path, files: usize, each: usize) -> Result<(Self, StoredTree), Failure> {
         let bench = Self::at(dir)?;
         for number in 0..files {
-            let directory = bench.staging.join(format!("section-{:04}", number / DIRECTORY_FILES));
-            if number % DIRECTORY_FILES == 0 {
-                fs::create_dir_all(&directory)?;
+            let path = bench.page(number, each);
+            if number % each == 0 {
+                fs::create_dir_all(path.parent().ok_or("every page is in a directory")?)?;
             }
-            let mut file = fs::File::create(directory.join(format!("page-{number:07}.html")))?;
+            let mut file = fs::File::create(path)?;
             writeln!(file, "<html><body><p>This is page {number}.</p></body></html>")?;
         }
-        let first = bench.scan()?;
-        let version = bench.store.put_manifest(&first)?;
+        let began = Instant::now();
+        let published = bench.scan()?.keep(&bench.store, None)?.0;
+        println!("{files} files in directories of {each}, first published in {:.1?}", began.elapsed());
         std::thread::sleep(SETTLED_AFTER);
         bench.scan()?;
-        Ok((bench, version))
+        Ok((bench, published))
     }
 
-    fn with_request<T>(&self, act: impl FnOnce(&ScanRequest<'_>) -> T) -> T {
-        let exclude = Exclude::default();
-        act(&ScanRequest {
+    fn page(&self, number: usize, each: usize) -> PathBuf {
+        self.staging.join(format!("section-{:04}/page-{number:07}.html", number / each))
+    }
+
+    fn scan(&self) -> Result<Scan, Failure> {
+        let (exclude, cancel) = (Exclude::default(), AtomicBool::new(false));
+        let request = ScanRequest {
             staging: &self.staging,
             exclude: &exclude,
             limits: ScanLimits::default(),
             index_file: &self.index,
-        })
+        };
+        Ok(scan(&request, &self.store, &|_| (), &cancel)?)
     }
 
-    fn scan(&self) -> Result<Manifest, Failure> {
-        let cancel = AtomicBool::new(false);
-        Ok(self.with_request(|request| scan(request, &self.store, &|_| (), &cancel))?.manifest)
-    }
-
-    /// What a publish does until it knows what has changed since `version` was published: the scan, the
-    /// published tree, the difference.
-    fn scan_and_diff(&self, version: Version) -> Result<[Duration; 3], Failure> {
+    /// What a publish does until it knows which version it makes: the scan, the comparison with what is
+    /// published, and the record of what came out.
+    fn publish(&self, published: Version) -> Result<([Duration; 2], StoredTree), Failure> {
         let began = Instant::now();
-        let mut new = self.scan()?;
+        let found = self.scan()?;
         let scanned = began.elapsed();
-        let old = self.store.manifest(version)?;
-        let loaded = began.elapsed();
-        keep_times(&old, &mut new);
-        nothing(&diff(&old, &new))?;
-        Ok([scanned, loaded - scanned, began.elapsed() - loaded])
+        let (kept, _) = found.keep(&self.store, Some(&self.store.tree(published)?))?;
+        Ok(([scanned, began.elapsed() - scanned], kept))
     }
 
-    /// The same without either tree in memory.
-    fn compare(&self, version: Version) -> Result<Duration, Failure> {
+    /// What is shown before a publish.
+    fn preview(&self, published: Version) -> Result<(Duration, Diff), Failure> {
         let began = Instant::now();
-        nothing(&self.with_request(|request| {
-            let cancel = AtomicBool::new(false);
-            compare(request, &self.store, version, &|_| (), &cancel)
-        })?)?;
-        Ok(began.elapsed())
+        let diff = Diff::of(&self.scan()?.changes(Some(&self.store.tree(published)?))?);
+        Ok((began.elapsed(), diff))
     }
 }
 
-fn nothing(found: &Diff) -> Result<(), Failure> {
-    if found.is_empty() { Ok(()) } else { Err("nothing was changed, and something is different".into()) }
-}
-
-fn beside_rsync(dir: &Path, files: &str, repetitions: &str) -> Result<(), Failure> {
-    let (files, repetitions): (usize, usize) = (files.parse()?, repetitions.parse()?);
-    let (bench, version) = Bench::make(dir, files)?;
+fn beside_rsync(dir: &Path, files: &str, each: &str, repetitions: &str) -> Result<(), Failure> {
+    let (files, each, repetitions): (usize, usize, usize) = (files.parse()?, each.parse()?, repetitions.parse()?);
+    let (bench, published) = Bench::make(dir, files, each)?;
+    let version = published.version();
     let copy = dir.join("copy");
     run(Command::new("cp").arg("-a").arg(&bench.staging).arg(&copy))?;
     let mut ratios = [Vec::new(), Vec::new()];
     // The first time warms the caches of all.
     for turn in 0..=repetitions {
-        let parts = bench.scan_and_diff(version)?;
-        let compared = bench.compare(version)?;
+        let (parts, kept) = bench.publish(version)?;
+        let (shown, diff) = bench.preview(version)?;
+        if kept.version() != version || !diff.is_empty() {
+            return Err("nothing was changed, and something is different".into());
+        }
         let began = Instant::now();
         let from = format!("{}/", bench.staging.display());
         run(Command::new("rsync").arg("-an").arg(from).arg(format!("{}/", copy.display())))?;
         let theirs = began.elapsed();
-        let [scanned, loaded, differed] = parts;
+        let [scanned, compared] = parts;
         println!(
-            "scan {scanned:.1?}, published tree {loaded:.1?}, difference {differed:.1?}; compare {compared:.1?}; \
+            "publish: scan {scanned:.1?}, comparison and record {compared:.1?}; preview {shown:.1?}; \
              rsync -an {theirs:.1?}"
         );
         if turn > 0 {
-            for (ratios, ours) in ratios.iter_mut().zip([parts.iter().sum::<Duration>(), compared]) {
+            for (ratios, ours) in ratios.iter_mut().zip([parts.iter().sum::<Duration>(), shown]) {
                 ratios.push(ours.as_secs_f64() / theirs.as_secs_f64());
             }
         }
     }
-    let [whole, compared] = ratios.map(|mut ratios| {
+    let [publish, preview] = ratios.map(|mut ratios| {
         ratios.sort_by(f64::total_cmp);
         ratios[ratios.len() / 2]
     });
     println!(
-        "{files} files, nothing changed, median of rsync's time: {whole:.3} with both trees in memory, {compared:.3} without (goal 0.6)"
+        "{files} files, nothing changed, median of rsync's time: publish {publish:.3}, preview {preview:.3} (goal 0.6)"
     );
+    for number in (0..files).step_by(files.div_ceil(CHANGED)) {
+        fs::write(bench.page(number, each), "edited")?;
+    }
+    let ([scanned, compared], kept) = bench.publish(version)?;
+    if kept.version() == version {
+        return Err("files were changed, and nothing is different".into());
+    }
+    println!("{CHANGED} files changed: publish: scan {scanned:.1?}, comparison and record {compared:.1?}");
     Ok(())
 }
 
-/// The peak of a process that scans and compares once.
-fn once(dir: &Path, version: &str, way: &str) -> Result<(), Failure> {
+/// The peak of a process that does once what a publish does.
+fn once(dir: &Path, version: &str) -> Result<(), Failure> {
     let bench = Bench::at(dir)?;
-    let version = Version(version.parse()?);
     let before = peak()?;
-    let took = if way == "compare" { bench.compare(version)? } else { bench.scan_and_diff(version)?.iter().sum() };
-    println!("{} {took:?}", peak()? - before);
+    let (took, _) = bench.publish(Version(version.parse()?))?;
+    println!("{} {:?}", peak()? - before, took.iter().sum::<Duration>());
     Ok(())
 }
 
-fn memory(dir: &Path, files: &str) -> Result<(), Failure> {
-    let files: u64 = files.parse()?;
-    let ways = ["compare", "whole"];
-    let mut peaks = [Vec::new(), Vec::new()];
+fn memory(dir: &Path, files: &str, each: &str) -> Result<(), Failure> {
+    let (files, each): (u64, usize) = (files.parse()?, each.parse()?);
+    let mut peaks = Vec::new();
     for files in [files / 2, files] {
         let dir = dir.join(files.to_string());
         fs::create_dir_all(&dir)?;
-        let (bench, version) = Bench::make(&dir, usize::try_from(files)?)?;
+        let (bench, published) = Bench::make(&dir, usize::try_from(files)?, each)?;
+        println!("the first publish and all before it: {:.1} MiB", peak()? as f64 / f64::from(1 << 20));
+        let version = published.version().to_string();
         drop(bench);
-        for (way, peaks) in ways.into_iter().zip(&mut peaks) {
-            let version = version.to_string();
-            let output = Command::new(std::env::current_exe()?).arg("once").arg(&dir).args([&version, way]).output()?;
-            let text = String::from_utf8(output.stdout)?;
-            let (bytes, time) = text.trim().split_once(' ').ok_or("the process of its own has failed")?;
-            let bytes: u64 = bytes.parse()?;
-            println!("{files} files, {way}: {:.1} MiB, {time}", bytes as f64 / f64::from(1 << 20));
-            peaks.push(bytes);
-        }
+        let output = Command::new(std::env::current_exe()?).arg("once").arg(&dir).arg(&version).output()?;
+        let text = String::from_utf8(output.stdout)?;
+        let (bytes, time) = text.trim().split_once(' ').ok_or("the process of its own has failed")?;
+        let bytes: u64 = bytes.parse()?;
+        println!("{files} files, published unchanged: {:.1} MiB, {time}", bytes as f64 / f64::from(1 << 20));
+        peaks.push(bytes);
+        fs::remove_dir_all(&dir)?;
     }
-    for (way, peaks) in ways.into_iter().zip(peaks) {
-        let more = (peaks[1] - peaks[0]) / (files - files / 2);
-        println!("{way}: {more} bytes for each file more (goal 100)");
-    }
+    let more = peaks[1].saturating_sub(peaks[0]) / (files - files / 2);
+    println!("published unchanged: {more} bytes for each file more (goal 100)");
     Ok(())
 }
 
@@ -210,7 +210,9 @@ fn package(base: &Path, target: &Path, level: &str, repetitions: &str) -> Result
     let (level, repetitions): (Level, u32) = (level.parse()?, repetitions.parse()?);
     let (exclude, cancel) = (Exclude::default(), AtomicBool::new(false));
     let read = |path: &Path| Directory::read(path, &exclude, &ScanLimits::default(), &cancel);
+    let (began, before) = (Instant::now(), worked()?);
     let (base, target) = (read(base)?, read(target)?);
+    println!("reading both trees took {:.3?}, {:.3?} of processors", began.elapsed(), worked()? - before);
     let draft = Draft {
         cluster: ClusterId([0; 16]),
         site: "site".parse()?,
@@ -236,7 +238,8 @@ fn package(base: &Path, target: &Path, level: &str, repetitions: &str) -> Result
         length = build(&request, &&[&base, &target][..], &key, &output, &|_| (), &cancel)?.length;
     }
     let (took, worked) = (began.elapsed() / repetitions, (self::worked()? - worked) / repetitions);
-    let changed = diff(base.manifest(), target.manifest()).content_bytes;
+    let changes = compare::<ContentError>(Some(base.manifest()), Tree::entries(target.manifest())?)?;
+    let changed = Diff::of(&changes).content_bytes;
     let rate = changed as f64 / worked.as_secs_f64() / 1e6;
     println!("{changed} bytes changed: {length} bytes, {took:.3?}, {worked:.3?} of processors, {rate:.0} MB/s a core");
     Ok(())

@@ -36,8 +36,16 @@ impl Changes {
 
     /// All paths at which something is different, in order, with what was and what comes.
     pub(super) fn each(&self) -> impl Iterator<Item = (&ContentPath, Option<&Entry>, Option<&Entry>)> {
-        let paths: BTreeSet<&ContentPath> = self.old.entries.keys().chain(self.new.entries.keys()).collect();
-        paths.into_iter().map(|path| (path, self.old.entries.get(path), self.new.entries.get(path)))
+        let (mut old, mut new) = (self.old.entries.iter().peekable(), self.new.entries.iter().peekable());
+        std::iter::from_fn(move || {
+            let before = match (old.peek(), new.peek()) {
+                (Some((before, _)), Some((after, _))) if before > after => None,
+                (Some(_), _) => old.next(),
+                (None, _) => None,
+            };
+            let Some((path, before)) = before else { return new.next().map(|(path, after)| (path, None, Some(after))) };
+            Some((path, Some(before), new.next_if(|(after, _)| *after == path).map(|(_, after)| after)))
+        })
     }
 }
 

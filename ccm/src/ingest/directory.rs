@@ -41,7 +41,7 @@ impl Directory {
     /// [`ScanError`] names an entry that cannot be published or read.
     pub fn read(path: &Path, exclude: &Exclude, limits: &ScanLimits, cancel: &AtomicBool) -> Result<Self, ScanError> {
         let mut walked = walk::walk(path, Rules { exclude, limits, cancel }, &|_, _| Ok(None))?;
-        let suspects = walked.suspects()?;
+        let suspects = walked.suspects(usize::MAX)?;
         let read = read_all(&walked.root, &suspects, limits.threads, cancel)?;
         for (suspect, (stamp, mode, digest)) in suspects.iter().zip(read) {
             walked.settle(suspect, stamp, mode, digest);

@@ -48,11 +48,19 @@ const UNCUT_BYTES: u32 = (128 << 10) - 1;
 const WINDOW_LOG_MIN: u32 = 10;
 const WINDOW_LOG_MAX: u32 = 27;
 
+/// Longest block where few bytes count.
+const BLOCK_BYTES_MAX: usize = 16 << 20;
+/// Less is not divided among threads: each block has to find for itself what others have found.
+const BLOCK_PART_BYTES_MIN: usize = 4 << 20;
+
 impl Level {
-    /// Longest block, unpacked.
-    pub(super) fn block_bytes_max(self) -> usize {
+    /// Longest block, unpacked, when so many bytes are to be packed by so many threads.
+    pub(super) fn block_bytes_max(self, bytes: u64, threads: usize) -> usize {
+        let part = usize::try_from(bytes).unwrap_or(usize::MAX).div_ceil(threads.max(1));
         match self {
-            Self::Small | Self::Balanced => 16 << 20,
+            Self::Small => BLOCK_BYTES_MAX,
+            // One long block and a short one would be packed by one thread.
+            Self::Balanced => part.clamp(BLOCK_PART_BYTES_MIN, BLOCK_BYTES_MAX),
             Self::Fast => 4 << 20,
         }
     }
@@ -107,8 +115,9 @@ impl Level {
             Self::Balanced => parameters.extend([CParameter::CompressionLevel(12), CParameter::LdmMinMatch(512)]),
             Self::Fast => parameters.extend([
                 CParameter::CompressionLevel(1),
-                CParameter::HashLog(17),
-                CParameter::LdmMinMatch(128),
+                // What is not in the old bytes is looked for nearby only: the table stays in the cache.
+                CParameter::HashLog(15),
+                CParameter::LdmMinMatch(64),
             ]),
         }
         let failed = |code| io::Error::other(zstd_safe::get_error_name(code));

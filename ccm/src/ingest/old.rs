@@ -29,6 +29,8 @@ const UNSKETCHED_BYTES_MAX: u64 = 4 << 20;
 /// Where time counts most, of so many new bytes the first so many are sketched.
 const FAST_WINDOW_BYTES: usize = 64 << 10;
 const FAST_SKETCHED_BYTES: usize = 16 << 10;
+/// And of so many old bytes, of files longer than the first.
+const FAST_OLD_WINDOW_BYTES: usize = 48 << 10;
 
 /// Up to this length a file may have too short a sketch to say whether it helps.
 const SILENT_BYTES_MAX: u64 = 8 << 10;
@@ -123,8 +125,10 @@ impl<'a> OldFiles<'a> {
     fn sketch_file(&mut self, number: u32, watch: &Watch<'_>) -> Result<(), BuildError> {
         let mut units = Vec::new();
         let sampling = Arc::clone(&self.sampling);
-        let read = self
-            .read_through(number, watch, |offset, bytes| units.push((offset, bytes.len(), sampling.sketch(bytes))))?;
+        let level = self.level;
+        let read = self.read_through(number, watch, |offset, bytes| {
+            units.push((offset, bytes.len(), sketch_old(&sampling, level, bytes)));
+        })?;
         if read {
             for (offset, length, sketch) in units {
                 self.known.add(number, offset, u32::try_from(length).expect("a unit is short"), sketch);
@@ -247,6 +251,18 @@ impl<'a> OldFiles<'a> {
     }
 }
 
+/// The sketch of a unit. Where time counts most it is that of a third of a long one. The windows of old bytes
+/// and of new ones are of different lengths, so that wherever bytes have moved to some are in both.
+fn sketch_old(sampling: &Sampling, level: Level, bytes: &[u8]) -> Vec<u64> {
+    match level {
+        Level::Fast if bytes.len() > FAST_WINDOW_BYTES => bytes
+            .chunks(FAST_OLD_WINDOW_BYTES)
+            .flat_map(|window| sampling.sketch(&window[..window.len().min(FAST_SKETCHED_BYTES)]))
+            .collect(),
+        Level::Small | Level::Balanced | Level::Fast => sampling.sketch(bytes),
+    }
+}
+
 /// Whether an old version of this size is sketched.
 fn is_sketched(level: Level, size: u64) -> bool {
     level != Level::Fast || size > UNSKETCHED_BYTES_MAX
@@ -355,12 +371,15 @@ fn read_stretch(
 ) -> Result<(), BuildError> {
     let mut file = source.open_content(old.digest)?;
     let begin = into.len();
-    // One byte more tells whether there is more than there should be.
+    into.reserve(length as usize);
     let read = (|| {
-        file.seek(SeekFrom::Start(offset))?;
-        (&file).take(u64::from(length) + u64::from(check)).read_to_end(into)
+        if offset > 0 {
+            file.seek(SeekFrom::Start(offset))?;
+        }
+        (&file).take(u64::from(length)).read_to_end(into)
     })();
     let count = read.map_err(io_error("read", &source.place(old.digest)))?;
+    // Whether more follows than there should be makes no difference to what is referred to.
     if count != length as usize || check && Digest::of(&into[begin..]) != old.digest {
         return Err(ContentError::Damaged { digest: old.digest }.into());
     }

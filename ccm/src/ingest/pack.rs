@@ -89,7 +89,8 @@ pub(super) fn pack_contents(
     let mut extents = BTreeMap::new();
     crew.work(|submit| {
         let (open, packed) = (Open::default(), Open::default());
-        let mut line = Line { level, old, spool, submit, room: &crew.room, open, packed, piece: Vec::new() };
+        let block_bytes_max = level.block_bytes_max(total, threads);
+        let mut line = Line { block_bytes_max, old, spool, submit, room: &crew.room, open, packed, piece: Vec::new() };
         for wanted in &wanted {
             extents.insert(wanted.digest, line.file(wanted, source, watch)?);
             watch.state.files_done += 1;
@@ -112,7 +113,7 @@ struct Open {
 
 /// Lays files end to end and cuts blocks.
 struct Line<'a, 'b> {
-    level: Level,
+    block_bytes_max: usize,
     old: OldFiles<'a>,
     spool: &'a Mutex<Spool>,
     submit: &'b mut Submit<'b>,
@@ -141,7 +142,7 @@ impl Line<'_, '_> {
             let sketch = if sketched { self.old.sketch_new(raw) } else { Vec::new() };
             let store = packed_already && !self.old.knows(&sketch);
             let open = if store { &mut self.packed } else { &mut self.open };
-            if open.raw.len() + raw.len() > self.level.block_bytes_max() {
+            if open.raw.len() + raw.len() > self.block_bytes_max {
                 let full = std::mem::take(open);
                 close(full, store, &mut self.old, self.room, self.submit, watch)?;
             }

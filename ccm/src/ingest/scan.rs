@@ -33,6 +33,9 @@ const READS_MAX: u32 = 3;
 /// Less than this much to read is read at once, without threads.
 const ALONE_FILES_MAX: usize = 4;
 const ALONE_BYTES_MAX: u64 = 1 << 20;
+/// So many files are read before their contents are made durable and what is known of them is noted: what is
+/// in memory of a first scan for each file more is its name and stamp.
+const SUSPECTS_MAX: usize = 1 << 15;
 
 /// What a scan accepts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -284,26 +287,38 @@ fn scan_at(
     let rules = Rules { exclude: request.exclude, limits: &request.limits, cancel };
     let mut walked = walk::walk(request.staging, rules, &recall)?;
 
-    let suspects = walked.suspects()?;
-    let mut read: Vec<Option<Read>> = Vec::new();
-    read.resize_with(suspects.len(), || None);
-    let batch = store.batch();
-    let reader = Reader { root: &walked.root, batch: &batch, cancel };
-    let finished = reader.read_all(&suspects, request.limits.threads, &mut read, progress);
-    batch.commit()?;
-    let bytes_read = read.iter().flatten().map(|read| read.stamp.size).sum();
-    for (suspect, read) in suspects.iter().zip(read) {
-        if let Some(Read { stamp, mode, digest }) = read {
-            walked.settle(suspect, stamp, mode, digest);
+    let (files_total, bytes_total) = walked.unknown();
+    let mut state = Progress { files_total, bytes_total, ..Progress::default() };
+    progress(state);
+    let (mut files_read, mut bytes_read) = (0, 0);
+    let finished = loop {
+        let suspects = walked.suspects(SUSPECTS_MAX)?;
+        if suspects.is_empty() {
+            break Ok(());
         }
-    }
+        let mut read: Vec<Option<Read>> = Vec::new();
+        read.resize_with(suspects.len(), || None);
+        let batch = store.batch();
+        let reader = Reader { root: &walked.root, batch: &batch, cancel };
+        let finished = reader.read_all(&suspects, request.limits.threads, &mut read, &mut state, progress);
+        batch.commit()?;
+        for (suspect, read) in suspects.iter().zip(read) {
+            if let Some(Read { stamp, mode, digest }) = read {
+                files_read += 1;
+                bytes_read += stamp.size;
+                walked.settle(suspect, stamp, mode, digest);
+            }
+        }
+        if finished.is_err() {
+            break finished;
+        }
+    };
     if !is_as_indexed(&walked, &index, &shards) {
         save(request.index_file, &walked, &index, &shards, began)
             .map_err(|source| ScanError::Index { path: request.index_file.to_owned(), source })?;
     }
     finished?;
 
-    let files_read = suspects.len() as u64;
     Ok(Scan { walked, index, files_read, bytes_read })
 }
 
@@ -403,15 +418,11 @@ impl Reader<'_> {
         suspects: &[Suspect],
         threads: usize,
         read: &mut [Option<Read>],
+        state: &mut Progress,
         progress: &dyn Fn(Progress),
     ) -> Result<(), ScanError> {
-        let mut state = Progress {
-            files_total: suspects.len() as u64,
-            bytes_total: suspects.iter().map(|suspect| suspect.size).sum(),
-            ..Progress::default()
-        };
-        progress(state);
-        if suspects.len() <= ALONE_FILES_MAX && state.bytes_total <= ALONE_BYTES_MAX {
+        let bytes: u64 = suspects.iter().map(|suspect| suspect.size).sum();
+        if suspects.len() <= ALONE_FILES_MAX && bytes <= ALONE_BYTES_MAX {
             for (suspect, read) in suspects.iter().zip(read) {
                 let mut on_bytes = |count| {
                     state.bytes_done += count;
@@ -419,7 +430,7 @@ impl Reader<'_> {
                 };
                 *read = Some(self.read_file(&suspect.path, &mut on_bytes, &|| ())?);
                 state.files_done += 1;
-                progress(state);
+                progress(*state);
             }
             return Ok(());
         }
@@ -448,7 +459,7 @@ impl Reader<'_> {
                         first_error.get_or_insert(error);
                     }
                 }
-                progress(state);
+                progress(*state);
             }
         });
         match first_error {

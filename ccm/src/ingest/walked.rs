@@ -69,17 +69,30 @@ pub(super) struct Walked {
 }
 
 impl Walked {
-    /// The files whose content is not known.
-    pub(super) fn suspects(&self) -> Result<Vec<Suspect>, ScanError> {
-        let mut suspects = Vec::new();
-        for (number, listed) in self.directories.iter().enumerate() {
-            let Files::Listed(files) = &listed.files else { continue };
-            for (at, found) in files.iter().enumerate().filter(|(_, found)| found.digest.is_none()) {
-                let path = below(&listed.path, &found.name)?;
-                suspects.push(Suspect { path, size: found.stamp.size, place: (number, at) });
-            }
-        }
-        Ok(suspects)
+    /// How many files there are whose content is not known, and how many bytes they have together.
+    pub(super) fn unknown(&self) -> (u64, u64) {
+        let sizes = self.unknown_files().map(|(_, _, found)| found.stamp.size);
+        sizes.fold((0, 0), |(files, bytes), size| (files + 1, bytes + size))
+    }
+
+    /// The first files whose content is not known, so many at most.
+    pub(super) fn suspects(&self, max: usize) -> Result<Vec<Suspect>, ScanError> {
+        let first = self.unknown_files().take(max);
+        let suspect = |(place, path, found): ((usize, usize), &str, &Found)| {
+            Ok(Suspect { path: below(path, &found.name)?, size: found.stamp.size, place })
+        };
+        first.map(suspect).collect()
+    }
+
+    fn unknown_files(&self) -> impl Iterator<Item = ((usize, usize), &str, &Found)> {
+        self.directories.iter().enumerate().flat_map(|(number, listed)| {
+            let files = match &listed.files {
+                Files::Indexed(_) => [].iter(),
+                Files::Listed(files) => files.iter(),
+            };
+            let unknown = files.enumerate().filter(|(_, found)| found.digest.is_none());
+            unknown.map(move |(at, found)| ((number, at), &*listed.path, found))
+        })
     }
 
     /// Takes note of what a suspect was when it was read.

@@ -76,13 +76,20 @@ impl Effect {
     }
 }
 
-/// The best for what is short; of what is long time counts.
+/// The best for what is short; the longer it is, the more time counts.
 const LEVEL_SHORT: i32 = 19;
+const LEVEL_MIDDLE: i32 = 9;
 const LEVEL_LONG: i32 = 5;
-const SHORT_BYTES_MAX: usize = 1 << 20;
+const SHORT_BYTES_MAX: usize = 32 << 10;
+const MIDDLE_BYTES_MAX: usize = 1 << 20;
 
 fn compress(raw: &[u8]) -> std::io::Result<Vec<u8>> {
-    zstd::bulk::compress(raw, if raw.len() <= SHORT_BYTES_MAX { LEVEL_SHORT } else { LEVEL_LONG })
+    let level = match raw.len() {
+        ..=SHORT_BYTES_MAX => LEVEL_SHORT,
+        ..=MIDDLE_BYTES_MAX => LEVEL_MIDDLE,
+        _ => LEVEL_LONG,
+    };
+    zstd::bulk::compress(raw, level)
 }
 
 /// The file up to its data: header, signature, packed commands and block table. The packed blocks
