@@ -41,7 +41,7 @@ use transfer::store::ObjectStore;
 
 use crate::api::events::{add_fleet_event, add_run_event, add_schedule_event};
 use crate::ingest::content::ContentStore;
-use crate::ingest::scan::{Scan, ScanLimits, ScanRequest, scan};
+use crate::ingest::scan::{Scan, ScanError, ScanLimits, ScanRequest, scan};
 use crate::store::{Group, Run, Schedule, Site, Store};
 use crate::trust::Trust;
 use channels::ChannelRange;
@@ -191,7 +191,7 @@ pub enum EngineError {
         /// The site.
         site: SiteName,
         /// Why.
-        source: crate::ingest::scan::ScanError,
+        source: ScanError,
     },
     /// A pattern makes no sense.
     #[error("the exclude patterns of {site} cannot be used")]
@@ -213,6 +213,17 @@ pub enum EngineError {
     /// A worker thread died.
     #[error("a worker of the content control manager died; its log says why")]
     Worker,
+}
+
+impl EngineError {
+    /// What went wrong with a tree that was scanned. When it is about what is kept already, or is to be kept,
+    /// nothing is wrong with the staging tree.
+    fn of_scanned(site: &SiteName, source: ScanError) -> Self {
+        if let ScanError::Store(source) = source {
+            return Self::Content(source);
+        }
+        Self::Scan { site: site.clone(), source }
+    }
 }
 
 /// The clock of the control plane.

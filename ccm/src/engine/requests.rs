@@ -279,7 +279,7 @@ impl Engine {
         blocking(move || {
             let scanned = engine.scan(&site, &AtomicBool::new(false))?;
             let published = base.map(|version| engine.content.tree(version)).transpose()?;
-            let failed = |source| EngineError::Scan { site: site.name.clone(), source };
+            let failed = |source| EngineError::of_scanned(&site.name, source);
             let changes = scanned.changes(published.as_ref()).map_err(failed)?;
             let result = scanned.version(published.as_ref(), &changes).map_err(failed)?;
             Ok(Comparison { group: group.name, base, result, changes })

@@ -130,7 +130,7 @@ impl Execution {
                     let scanned = engine.scan(&site, &cancel)?;
                     let published = published.map(|version| engine.content.tree(version)).transpose()?;
                     let kept = scanned.keep(&engine.content, published.as_ref());
-                    kept.map_err(|source| EngineError::Scan { site: site.name.clone(), source })
+                    kept.map_err(|source| EngineError::of_scanned(&site.name, source))
                 });
                 return Ok(kept.await?);
             }
