@@ -301,7 +301,9 @@ impl Sites {
             | Kind::Inventory
             | Kind::Commit { .. }
             | Kind::Rollback
-            | Kind::Audit { .. } => None,
+            | Kind::Audit { .. }
+            | Kind::Discard
+            | Kind::Alone => None,
         };
         let outcome = match (self.after_switch(&site), outcome) {
             (Err(error), Outcome::Committed { version }) => {

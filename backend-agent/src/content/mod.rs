@@ -28,6 +28,7 @@ mod excluded;
 mod fault;
 mod journal;
 mod leftover;
+mod lone;
 mod local;
 mod open;
 mod prepare;
@@ -171,8 +172,11 @@ impl SiteTrees {
         self.check_address(&header, cluster, own)?;
         self.finish_swap()?;
         self.settle_stragglers();
-        if let Some(outcome) = self.body().outcome_of(header.number, header.sequence) {
-            return Ok(outcome.clone());
+        let known = self.body().outcome_of(header.number, header.sequence).cloned();
+        if let Some(outcome) = known {
+            // Staged, and then a crash: what goes live by itself goes on.
+            let halfway = header.kind == Kind::Alone && matches!(outcome, Outcome::Prepared { .. });
+            return if halfway { self.bring_alone_live(&header) } else { Ok(outcome) };
         }
         match header.kind {
             Kind::Prepare => {
@@ -190,6 +194,15 @@ impl SiteTrees {
             Kind::Commit { prepared } => self.commit(&header, prepared, now),
             Kind::Undo { prepared } => self.undo(&header, prepared, now),
             Kind::Audit { full } => self.audit(&header, full, now),
+            Kind::Discard => {
+                self.check_order(&header, now)?;
+                self.keep_live_only(&header)
+            }
+            Kind::Alone => {
+                self.check_order(&header, now)?;
+                self.prepare(&header, &mut reader)?;
+                self.bring_alone_live(&header)
+            }
         }
     }
 

@@ -7,6 +7,7 @@ mod excluded;
 mod fixture;
 mod hostile;
 mod leftover;
+mod lone;
 mod publish;
 mod references;
 mod try_out;

@@ -78,7 +78,12 @@ pub(super) fn apply(args: &ApplyArgs) -> Result<Answer, AssignmentCommandError> 
     drop(reader);
     match header.kind {
         Kind::Prepare | Kind::Rollback => {}
-        Kind::Inventory | Kind::Commit { .. } | Kind::Undo { .. } | Kind::Audit { .. } => {
+        Kind::Inventory
+        | Kind::Commit { .. }
+        | Kind::Undo { .. }
+        | Kind::Audit { .. }
+        | Kind::Discard
+        | Kind::Alone => {
             return Err(AssignmentCommandError::Kind { path: args.file.clone(), kind: kind(header.kind) });
         }
     }

@@ -150,6 +150,32 @@ fn while_committing_into_an_empty_directory() {
 }
 
 #[test]
+fn while_going_live_without_waiting_for_others() {
+    let make = || {
+        let mut site = Site::with(&second());
+        site.publish(&second(), &first(), Style::Delta);
+        let (_, file) = site.prepare_file_with(&first(), &second(), Style::Delta, |draft, _| draft.kind = Kind::Alone);
+        (site, file)
+    };
+    let steps =
+        crash_everywhere(make, Some(&first()), Some(&second()), &Outcome::Committed { version: second().version() });
+    assert!(steps >= 20, "{steps} steps");
+}
+
+#[test]
+fn while_dropping_all_but_live() {
+    let make = || {
+        let mut site = Site::with(&first());
+        site.publish(&first(), &second(), Style::Delta);
+        site.prepare(&second(), &first(), Style::Delta);
+        let file = site.order_file(Kind::Discard, second().version());
+        (site, file)
+    };
+    let discarded = Outcome::Committed { version: second().version() };
+    assert!(crash_everywhere(make, Some(&second()), Some(&second()), &discarded) >= 5);
+}
+
+#[test]
 fn while_undoing_a_prepared_tree() {
     let make = || {
         let mut site = Site::with(&first());
