@@ -106,6 +106,7 @@ fn named_paths_go_live_on_one_server_and_the_next_publish_starts_from_there() {
     let host = farm.follower_of(2);
     let name = host.to_string();
     trees::write(&farm.staging().join("index.html"), b"<h1>hot</h1>", 0o644).expect("staging");
+    fs::create_dir(farm.staging().join("news")).expect("staging");
     trees::write(&farm.staging().join("news/today.html"), b"news", 0o644).expect("staging");
     trees::write(&farm.staging().join("later.html"), b"later", 0o644).expect("staging");
     fs::remove_file(farm.staging().join("about.html")).expect("staging");
