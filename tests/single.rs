@@ -126,7 +126,8 @@ fn named_paths_go_live_on_one_server_and_the_next_publish_starts_from_there() {
     let audited = farm.run(&["audit", SITE, "--repair"]).ends(3, "partial");
     let reason = audited.server(&name).expect("reported").reason;
     let repair = reason.split("run ").nth(1).and_then(|rest| rest.split(' ').next()?.parse().ok());
-    farm.wait_final(repair.unwrap_or_else(|| panic!("no run repairs it: {audited}")), PATIENCE);
+    let repaired = farm.wait_final(repair.unwrap_or_else(|| panic!("no run repairs it: {audited}")), PATIENCE);
+    assert_eq!(repaired.state(), "done", "{repaired}");
     farm.assert_live(&[host], &expected);
 
     let next = farm.publish(&["--quorum", "100%"]).done();

@@ -12,6 +12,7 @@ use crate::view::{Hold, Schedule};
 pub(crate) type Args = Asked<Action>;
 
 #[derive(Debug, clap::Subcommand)]
+#[expect(clippy::large_enum_variant, reason = "there is one of it, once")]
 pub(crate) enum Action {
     /// Make a schedule
     #[command(group = clap::ArgGroup::new("when").required(true).args(["at", "cron"]))]

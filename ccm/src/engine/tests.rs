@@ -54,9 +54,8 @@ fn segment() -> SegmentName {
 fn obedient(_server: ServerId, header: &Header) -> Option<Outcome> {
     Some(match header.kind {
         Kind::Prepare | Kind::Rollback => Outcome::Prepared { version: header.result },
-        Kind::Discard | Kind::Alone => Outcome::Committed { version: header.result },
         Kind::Inventory => Outcome::Missing(vec![(0, header.commands)]),
-        Kind::Commit { .. } => Outcome::Committed { version: header.result },
+        Kind::Commit { .. } | Kind::Discard | Kind::Alone => Outcome::Committed { version: header.result },
         Kind::Undo { .. } => Outcome::Undone { version: None },
         Kind::Audit { full } => {
             Outcome::Audited(AuditReport { version: Some(header.result), full, ..AuditReport::default() })
