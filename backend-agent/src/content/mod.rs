@@ -13,7 +13,7 @@
 //! index       digests of files by inode; only saves work (local.rs)
 //! lingering   files that were removed and can still be reached (leftover.rs)
 //! temp/       the tree being staged, or staged and waiting for its commit
-//! backup/     the tree that was live before
+//! backup/     the tree that was live before; where live is a link both stand beside it (places.rs)
 //! trash/      trees that are not needed; removed when there is time
 //! lock        held while the trees are open
 //! ```
@@ -30,6 +30,8 @@ mod journal;
 mod leftover;
 mod local;
 mod open;
+mod places;
+mod policy;
 mod prepare;
 mod stage;
 mod swap;
@@ -37,7 +39,7 @@ mod swap;
 mod tests;
 mod trees;
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::io::{Read, Seek};
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -54,7 +56,7 @@ use crate::hooks::HookFailed;
 
 use errors::ContentError;
 use journal::{Body, Place, Swap};
-use trees::{Tree, leads_nowhere, remove, stat_at};
+use trees::remove;
 
 pub(crate) use audit::Audit;
 pub(crate) use journal::{Journal, seal, unseal};
@@ -62,9 +64,10 @@ pub(crate) use local::Index;
 
 pub use errors::OpenError;
 pub use fault::{Fault, NoFault, Point};
+pub use places::Switch;
+pub(crate) use policy::ContentSection;
+pub use policy::{Labels, TreePolicies, TreePolicy};
 
-const TEMP: &str = "temp";
-const BACKUP: &str = "backup";
 const INDEX: &str = "index";
 
 /// The trees of one hosted site on this server, held open and locked.
@@ -75,6 +78,7 @@ pub struct SiteTrees {
     /// For messages only; work goes through the descriptors.
     live_path: PathBuf,
     live_name: OsString,
+    policy: TreePolicy,
     /// The directory around live.
     parent: OwnedFd,
     state: OwnedFd,
@@ -238,11 +242,11 @@ impl SiteTrees {
         self.try_out = Some(try_out);
     }
 
-    /// Tries out the tree `name` of the state directory.
-    fn try_out(&mut self, name: &str, version: Version) -> Result<(), ContentError> {
-        let Some(try_out) = &mut self.try_out else { return Ok(()) };
-        let state = open::state_name(&self.live_name);
-        Ok(try_out(&self.live_path.with_file_name(state).join(name), version)?)
+    /// Tries out the tree at a place.
+    fn try_out(&mut self, place: Place, version: Version) -> Result<(), ContentError> {
+        let path = self.place_path(place)?;
+        let (Some(path), Some(try_out)) = (path, &mut self.try_out) else { return Ok(()) };
+        Ok(try_out(&path, version)?)
     }
 
     /// It is for this site of this cluster, and for this server.
@@ -288,36 +292,6 @@ impl SiteTrees {
         Ok(())
     }
 
-    /// The live tree, `None` if there is no live directory.
-    fn open_live(&self) -> Result<Option<Tree>, ContentError> {
-        match Tree::find(self.parent.as_fd(), &self.live_name) {
-            Ok(tree) => Ok(tree),
-            Err(error) if error.kind() == std::io::ErrorKind::CrossesDevices => Err(ContentError::LiveIsMountPoint),
-            Err(error) if leads_nowhere(&error) => Err(check::altered(&self.live_path.display(), "it is no directory")),
-            Err(error) => Err(ContentError::io("opening", self.live_path.display())(error)),
-        }
-    }
-
-    fn open_place(&self, place: Place) -> Result<Option<Tree>, ContentError> {
-        match place {
-            Place::Live => self.open_live(),
-            Place::Temp => Tree::find(self.state.as_fd(), OsStr::new(TEMP)).map_err(ContentError::io("opening", TEMP)),
-            Place::Backup => {
-                Tree::find(self.state.as_fd(), OsStr::new(BACKUP)).map_err(ContentError::io("opening", BACKUP))
-            }
-        }
-    }
-
-    fn inode(&self, name: &str) -> Result<Option<u64>, ContentError> {
-        let stat = stat_at(self.state.as_fd(), OsStr::new(name)).map_err(ContentError::io("reading", name))?;
-        Ok(stat.map(|stat| stat.st_ino))
-    }
-
-    fn live_inode(&self) -> Result<Option<u64>, ContentError> {
-        let stat = stat_at(self.parent.as_fd(), &self.live_name);
-        Ok(stat.map_err(ContentError::io("reading", self.live_path.display()))?.map(|stat| stat.st_ino))
-    }
-
     fn read_manifest(&self, version: Version) -> std::io::Result<Option<Manifest>> {
         journal::read_sealed(self.manifests.as_fd(), &version.to_string())
     }
@@ -328,14 +302,6 @@ impl SiteTrees {
         self.read_manifest(version)
             .and_then(|found| found.ok_or_else(|| std::io::ErrorKind::NotFound.into()))
             .map_err(ContentError::io(doing, version))
-    }
-
-    /// Puts a tree of the state directory where it is removed when there is time.
-    fn discard(&mut self, name: &str) -> Result<(), ContentError> {
-        let Some(inode) = self.inode(name)? else { return Ok(()) };
-        self.fault.at(Point::Discard).map_err(ContentError::io("discarding", name))?;
-        rustix::fs::renameat(&self.state, name, &self.trash, inode.to_string())
-            .map_err(|error| ContentError::io("discarding", name)(error.into()))
     }
 
     fn empty_trash(&mut self) -> Result<(), ContentError> {

@@ -9,7 +9,7 @@ use std::time::Duration;
 use common::errors::chain;
 use common::ids::{ServerName, SiteName};
 use common::outcome::SiteState;
-use rustix::fs::{FileType, FlockOperation, Mode, OFlags};
+use rustix::fs::{FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 
 use super::errors::{ContentError, OpenError};
@@ -17,12 +17,13 @@ use super::fault::NoFault;
 use super::journal::{Body, JOURNAL, Journal, Move, Place, read_sealed};
 use super::leftover::{LINGERING, Lingering};
 use super::local::Index;
-use super::trees::{file_type, open_beneath, open_directory, stat_at};
-use super::{BACKUP, INDEX, SiteTrees, TEMP};
+use super::trees::{open_beneath, open_directory};
+use super::places::{LiveEntry, NEW_LINK, Switch, look, slot_names};
+use super::{INDEX, SiteTrees, TreePolicy};
 
 /// What a crash may leave in the state directory, under names that nothing is looked for by.
-const PASSING_NAMES: [&str; 6] =
-    ["journal.new", "index.new", "lingering.new", super::excluded::PASSING, "probe-from", "probe-to"];
+const PASSING_NAMES: [&str; 7] =
+    ["journal.new", "index.new", "lingering.new", NEW_LINK, super::excluded::PASSING, "probe-from", "probe-to"];
 
 /// A live directory that may be worked on.
 struct Location {
@@ -79,13 +80,29 @@ impl Location {
         move |source| OpenError::State { live, doing, source }
     }
 
-    fn check_live(&self) -> Result<(), OpenError> {
-        let live = || self.live.clone();
-        let stat = stat_at(self.parent.as_fd(), &self.name);
-        match stat.map_err(|source| OpenError::Parent { live: live(), source })?.as_ref().map(file_type) {
-            None | Some(FileType::Directory) => Ok(()),
-            Some(FileType::Symlink) => Err(OpenError::LiveIsSymlink { live: live() }),
-            Some(_) => Err(OpenError::LiveNotDirectory { live: live() }),
+    fn look(&self) -> Result<LiveEntry, OpenError> {
+        look(self.parent.as_fd(), &self.name)
+            .map_err(|source| OpenError::Parent { live: self.live.clone(), source })
+    }
+
+    /// That what stands at live's name is what the configured way of switching has there.
+    fn check_live(&self, switch: Switch) -> Result<(), OpenError> {
+        let live = self.live.clone();
+        match (switch, self.look()?) {
+            (_, LiveEntry::Nothing)
+            | (Switch::Exchange, LiveEntry::Directory { .. })
+            | (Switch::Symlink, LiveEntry::OwnLink { inode: Some(_), .. }) => Ok(()),
+            (Switch::Exchange, LiveEntry::OwnLink { .. } | LiveEntry::ForeignLink) => {
+                Err(OpenError::LiveIsSymlink { live })
+            }
+            (Switch::Symlink, LiveEntry::Directory { .. }) => {
+                let tree = slot_names(&self.name).next().unwrap_or_default();
+                Err(OpenError::LiveIsDirectory { live, tree: tree.to_string_lossy().into_owned() })
+            }
+            (Switch::Symlink, LiveEntry::OwnLink { inode: None, .. } | LiveEntry::ForeignLink) => {
+                Err(OpenError::LiveForeignLink { live })
+            }
+            (Switch::Exchange | Switch::Symlink, LiveEntry::Other) => Err(OpenError::LiveNotDirectory { live }),
         }
     }
 
@@ -143,14 +160,21 @@ fn hold(lock: &OwnedFd) -> io::Result<bool> {
 impl SiteTrees {
     /// Opens and locks the trees of a hosted site, and brings to its end what a crash interrupted.
     /// The live directory itself need not be there: whether it may be made is the first publish's
-    /// decision. `{server}` in `live_dir` stands for the server's name.
+    /// decision. `{server}` in `live_dir` stands for the server's name; `policy` says whether live is a
+    /// directory or a link.
     ///
     /// # Errors
     /// [`OpenError`]: above all when `live_dir` is not strictly below one of `roots` once links in the
-    /// way there are resolved, or is a link itself.
-    pub fn open(site: &SiteName, server: &ServerName, live_dir: &Path, roots: &[PathBuf]) -> Result<Self, OpenError> {
+    /// way there are resolved, or is not what `policy` says.
+    pub fn open(
+        site: &SiteName,
+        server: &ServerName,
+        live_dir: &Path,
+        roots: &[PathBuf],
+        policy: TreePolicy,
+    ) -> Result<Self, OpenError> {
         let location = locate(server, live_dir, roots)?;
-        location.check_live()?;
+        location.check_live(policy.switch)?;
         let failed = |doing| location.state_error(doing);
         let state = make_directory(&location.parent, &location.state_name).map_err(failed("making it"))?;
         location.check_owner(&state)?;
@@ -175,6 +199,7 @@ impl SiteTrees {
             site: site.clone(),
             live_path: location.live,
             live_name: location.name,
+            policy,
             parent: location.parent,
             state,
             manifests,
@@ -217,9 +242,12 @@ impl SiteTrees {
         location.check_owner(&state)?;
         let Some(mut journal) = location.read_journal(&state, site)? else { return Ok(None) };
         if let Some(swap) = &journal.swap {
-            let live =
-                stat_at(location.parent.as_fd(), &location.name).map_err(location.state_error("reading live"))?;
-            if !swap.step.is_done(live.map(|stat| stat.st_ino)) {
+            let live = match location.look()? {
+                LiveEntry::Directory { inode } => Some(inode),
+                LiveEntry::OwnLink { inode, .. } => inode,
+                LiveEntry::Nothing | LiveEntry::ForeignLink | LiveEntry::Other => None,
+            };
+            if !swap.step.is_done(live) {
                 journal.swap = None;
             }
         }
@@ -248,14 +276,17 @@ impl SiteTrees {
             }
         }
         let mut body = self.body().clone();
-        let backup = self.inode(BACKUP)?;
+        if let Some(record) = &body.backup {
+            self.take_for_backup(record.inode)?;
+        }
+        let backup = self.inode(Place::Backup)?;
         if body.backup.as_ref().is_some_and(|record| Some(record.inode) != backup) {
             tracing::warn!(site = %self.site, "the backup tree is not the one that was kept");
             body.backup = None;
         }
         if let Some(prepared) = &body.prepared {
             let present = match prepared.place {
-                Place::Temp => self.inode(TEMP)?,
+                Place::Temp => self.inode(Place::Temp)?,
                 Place::Backup => backup,
                 Place::Live => Some(prepared.inode),
             };
