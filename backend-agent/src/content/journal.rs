@@ -203,17 +203,41 @@ pub(crate) struct Journal {
     pub(super) swap: Option<Swap>,
 }
 
+/// From when on a journal must be the one that is found after a power cut.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Lasts {
+    /// Before anything else happens.
+    Now,
+    /// Whenever the directory is made durable next: until then the one before leads to the same state.
+    Later,
+}
+
 /// Name of the journal in the state directory.
 pub(super) const JOURNAL: &str = "journal";
 
 impl Journal {
-    /// Makes this the state, durably.
-    pub(super) fn write(&self, state: BorrowedFd<'_>, fault: &mut dyn Fault) -> io::Result<()> {
+    /// Makes this the state. `is_first`: there was none before, so the state directory itself and all in
+    /// it may be new. Nothing is acknowledged, and no tree is named by anybody, before the first journal is
+    /// in its place; one flush of the file system just before that makes all of them last, whoever made
+    /// them, and takes the place of the flush of the journal's content.
+    pub(super) fn write(
+        &self,
+        state: BorrowedFd<'_>,
+        fault: &mut dyn Fault,
+        is_first: bool,
+        lasts: Lasts,
+    ) -> io::Result<()> {
         fault.at(Point::WriteJournal)?;
-        write_new(state, JOURNAL, self, true)?;
+        write_new(state, JOURNAL, self, !is_first)?;
+        if is_first {
+            rustix::fs::syncfs(state)?;
+        }
         fault.at(Point::ReplaceJournal)?;
         replace(state, JOURNAL)?;
-        Ok(rustix::fs::fsync(state)?)
+        match lasts {
+            Lasts::Now => Ok(rustix::fs::fsync(state)?),
+            Lasts::Later => Ok(()),
+        }
     }
 }
 

@@ -55,7 +55,7 @@ use common::time::WallTime;
 use crate::hooks::HookFailed;
 
 use errors::ContentError;
-use journal::{Body, Place, Swap};
+use journal::{Body, Lasts, Place, Swap};
 use trees::remove;
 
 pub(crate) use audit::Audit;
@@ -87,6 +87,8 @@ pub struct SiteTrees {
     /// Held for its lock.
     _lock: OwnedFd,
     journal: Journal,
+    /// Whether there was no journal before.
+    is_first: bool,
     /// The last swap, for what is put into its mirrored directories late.
     left_behind: Option<Swap>,
     /// Whether that was not looked at yet when there was time.
@@ -281,14 +283,20 @@ impl SiteTrees {
     /// Makes a state the durable one. Not while a swap is pending.
     fn write_body(&mut self, body: Body) -> Result<(), ContentError> {
         let journal = Journal { body, swap: None };
-        if let Err(error) = journal.write(self.state.as_fd(), &mut *self.fault) {
+        if let Err(error) = self.put_journal(&journal, Lasts::Now) {
             // It may be in its place all the same, and would be believed when the trees are opened again.
-            if let Err(second) = self.journal.write(self.state.as_fd(), &mut *self.fault) {
+            if let Err(second) = self.put_journal(&self.journal.clone(), Lasts::Now) {
                 tracing::warn!(site = %self.site, error = %second, "the journal cannot be put back");
             }
             return Err(ContentError::io("writing", "the journal")(error));
         }
         self.journal = journal;
+        Ok(())
+    }
+
+    fn put_journal(&mut self, journal: &Journal, lasts: Lasts) -> std::io::Result<()> {
+        journal.write(self.state.as_fd(), &mut *self.fault, self.is_first, lasts)?;
+        self.is_first = false;
         Ok(())
     }
 

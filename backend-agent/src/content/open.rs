@@ -186,10 +186,9 @@ impl SiteTrees {
         }
         let manifests = make_directory(&state, OsStr::new("manifests")).map_err(failed("making its directories"))?;
         let trash = make_directory(&state, OsStr::new("trash")).map_err(failed("making its directories"))?;
-        rustix::fs::fsync(&location.parent)
-            .and_then(|()| rustix::fs::fsync(&state))
-            .map_err(|error| failed("making it durable")(error.into()))?;
+        // What was made here need not last before the first journal does, which sees to that itself.
         let journal = location.read_journal(&state, site)?;
+        let is_first = journal.is_none();
         let journal = journal.unwrap_or_else(|| Journal { body: Body::new(site.clone()), swap: None });
         // A damaged index is one that knows nothing.
         let index: Index = read_sealed(state.as_fd(), INDEX).ok().flatten().unwrap_or_default();
@@ -206,6 +205,7 @@ impl SiteTrees {
             trash,
             _lock: lock,
             journal,
+            is_first,
             left_behind: None,
             stragglers_due: false,
             index,
@@ -260,7 +260,6 @@ impl SiteTrees {
             if swap.step.is_done(self.live_inode()?) {
                 // The crash may have come before this was durable.
                 rustix::fs::fsync(&self.parent)
-                    .and_then(|()| rustix::fs::fsync(&self.state))
                     .map_err(|error| ContentError::io("making durable", self.live_path.display())(error.into()))?;
                 self.finish_swap()?;
             } else {
@@ -277,6 +276,7 @@ impl SiteTrees {
         }
         let mut body = self.body().clone();
         if let Some(record) = &body.backup {
+            // Of the last swap the journal may last, and not that the tree got its name.
             self.take_for_backup(record.inode)?;
         }
         let backup = self.inode(Place::Backup)?;

@@ -22,7 +22,7 @@ use common::time::WallTime;
 use super::errors::ContentError;
 use super::excluded::{Originals, Rule, find, mirror, settle};
 use super::fault::Point;
-use super::journal::{Backup, Before, Body, Journal, Live, Move, Place, Prepared, Swap};
+use super::journal::{Backup, Before, Body, Journal, Lasts, Live, Move, Place, Prepared, Swap};
 use super::SiteTrees;
 
 impl SiteTrees {
@@ -230,7 +230,7 @@ impl SiteTrees {
         let old = self.journal.body.clone();
         let mut journal =
             Journal { body: old.clone(), swap: Some(Swap { step, carried, mirrored, exclude, version, after }) };
-        journal.write(self.state.as_fd(), &mut *self.fault).map_err(ContentError::io("writing", "the journal"))?;
+        self.put_journal(&journal, Lasts::Now).map_err(ContentError::io("writing", "the journal"))?;
         let switched = self.fault.at(Point::Switch).and_then(|()| self.switch(step));
         if let Err(error) = switched {
             self.call_off(old);
@@ -282,8 +282,9 @@ impl SiteTrees {
 
     fn sync_switch(&mut self) -> io::Result<()> {
         self.fault.at(Point::SyncSwitch)?;
-        rustix::fs::fsync(&self.parent)?;
-        Ok(rustix::fs::fsync(&self.state)?)
+        // One rename changes this directory and the one that the tree came from, both or neither: there is
+        // nothing left to flush in the other.
+        Ok(rustix::fs::fsync(&self.parent)?)
     }
 
     /// Brings a swap that switched live to its end. Can be repeated.
@@ -301,13 +302,29 @@ impl SiteTrees {
             // What is done there from here on need not be told from what was there before.
             self.journal.swap = Some(swap.clone());
         }
+        // Need not last before the journal: a backup that has not got its name is found by its inode.
         self.keep_backup(swap.step)?;
-        rustix::fs::fsync(&self.state)
-            .map_err(|error| ContentError::io("making durable", "the state directory")(error.into()))?;
-        self.write_body(swap.after.clone())?;
+        self.note_end(&swap)?;
         self.left_behind = Some(swap);
         self.stragglers_due = true;
         self.tidy()
+    }
+
+    /// Writes the state without the swap.
+    ///
+    /// It need not last at once: until it does, the journal with the swap is found, and live's inode says
+    /// that it happened; bringing it to its end once more changes nothing. Whatever this agent does next and
+    /// acknowledges, it notes in a journal that lasts, and what it does until then takes nothing away that the
+    /// end of a swap looks for. Excluded directories are the exception: others change them meanwhile, and
+    /// what they took away must not be brought from the mirror a second time.
+    fn note_end(&mut self, swap: &Swap) -> Result<(), ContentError> {
+        if !swap.carried.is_empty() {
+            return self.write_body(swap.after.clone());
+        }
+        let journal = Journal { body: swap.after.clone(), swap: None };
+        self.put_journal(&journal, Lasts::Later).map_err(ContentError::io("writing", "the journal"))?;
+        self.journal = journal;
+        Ok(())
     }
 
     /// Once more, for whoever held a mirrored directory open across the swap: what was put there since
