@@ -135,6 +135,13 @@ impl Body {
         }
     }
 
+    /// The versions of all trees that there are.
+    pub(super) fn versions(&self) -> impl Iterator<Item = Version> {
+        let backup = self.backup.as_ref().and_then(|backup| backup.version);
+        let prepared = self.prepared.as_ref().map(|prepared| prepared.version);
+        [self.live.version, backup, prepared].into_iter().flatten()
+    }
+
     pub(super) fn note_committed(&mut self, number: AssignmentNumber) {
         push(&mut self.committed, number);
     }
@@ -241,7 +248,8 @@ impl Journal {
     }
 }
 
-fn new_name(name: &str) -> String {
+/// What a file is called until it takes its place.
+pub(super) fn new_name(name: &str) -> String {
     format!("{name}.new")
 }
 
@@ -255,7 +263,13 @@ pub(crate) fn seal(content: &impl Serialize) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-fn write_new(dir: BorrowedFd<'_>, name: &str, content: &impl Serialize, durable: bool) -> io::Result<()> {
+/// Writes what is to take the place of a file, under another name; durably if asked.
+pub(super) fn write_new(
+    dir: BorrowedFd<'_>,
+    name: &str,
+    content: &impl Serialize,
+    durable: bool,
+) -> io::Result<()> {
     let bytes = seal(content)?;
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC;
     let mut file: File = open_beneath(dir, OsStr::new(&new_name(name)), flags, Mode::RUSR | Mode::WUSR)?.into();
@@ -266,7 +280,8 @@ fn write_new(dir: BorrowedFd<'_>, name: &str, content: &impl Serialize, durable:
     Ok(())
 }
 
-fn replace(dir: BorrowedFd<'_>, name: &str) -> io::Result<()> {
+/// Has it take that place.
+pub(super) fn replace(dir: BorrowedFd<'_>, name: &str) -> io::Result<()> {
     Ok(rustix::fs::renameat(dir, new_name(name), dir, name)?)
 }
 

@@ -66,7 +66,7 @@ pub use errors::OpenError;
 pub use fault::{Fault, NoFault, Point};
 pub use places::Switch;
 pub(crate) use policy::ContentSection;
-pub use policy::{Labels, TreePolicies, TreePolicy};
+pub use policy::{TreePolicies, TreePolicy};
 
 const INDEX: &str = "index";
 
@@ -318,16 +318,7 @@ impl SiteTrees {
             self.fault.at(Point::Discard).map_err(failed())?;
             remove(self.trash.as_fd(), &name, &mut self.index).map_err(failed())?;
         }
-        let body = self.body();
-        let needed: Vec<String> = [
-            body.live.version,
-            body.backup.as_ref().and_then(|backup| backup.version),
-            body.prepared.as_ref().map(|prepared| prepared.version),
-        ]
-        .into_iter()
-        .flatten()
-        .map(|version| version.to_string())
-        .collect();
+        let needed: Vec<String> = self.body().versions().map(|version| version.to_string()).collect();
         for (name, _) in trees::list(self.manifests.as_fd()).map_err(failed())? {
             if !needed.iter().any(|needed| name == needed.as_str()) {
                 remove(self.manifests.as_fd(), &name, &mut self.index).map_err(failed())?;

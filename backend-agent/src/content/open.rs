@@ -14,10 +14,10 @@ use rustix::io::Errno;
 
 use super::errors::{ContentError, OpenError};
 use super::fault::NoFault;
-use super::journal::{Body, JOURNAL, Journal, Move, Place, read_sealed};
+use super::journal::{Body, JOURNAL, Journal, Move, Place, new_name, read_sealed, replace};
 use super::leftover::{LINGERING, Lingering};
 use super::local::Index;
-use super::trees::{open_beneath, open_directory};
+use super::trees::{open_beneath, open_directory, stat_at};
 use super::places::{LiveEntry, NEW_LINK, Switch, look, slot_names};
 use super::{INDEX, SiteTrees, TreePolicy};
 
@@ -254,8 +254,24 @@ impl SiteTrees {
         Ok(Some(journal.state()))
     }
 
+    /// Gives their names to manifests whose names did not last: what is in them did, before any journal named
+    /// them.
+    fn name_manifests(&self) -> io::Result<()> {
+        let swapped = self.journal.swap.as_ref().map(|swap| swap.after.versions());
+        for version in self.journal.body.versions().chain(swapped.into_iter().flatten()) {
+            let name = version.to_string();
+            if stat_at(self.manifests.as_fd(), OsStr::new(&name))?.is_none()
+                && stat_at(self.manifests.as_fd(), OsStr::new(&new_name(&name)))?.is_some()
+            {
+                replace(self.manifests.as_fd(), &name)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Brings an interrupted swap to its end or to nothing, and puts aside what no record names.
     fn recover(&mut self) -> Result<(), ContentError> {
+        self.name_manifests().map_err(ContentError::io("naming", "manifests"))?;
         if let Some(swap) = &self.journal.swap {
             if swap.step.is_done(self.live_inode()?) {
                 // The crash may have come before this was durable.

@@ -16,7 +16,7 @@ use super::check::{check, first_entry};
 use super::errors::ContentError;
 use super::excluded::{Rule, mirror};
 use super::fault::Point;
-use super::journal::{Place, Prepared, write_sealed};
+use super::journal::{Place, Prepared, replace, write_new};
 use super::stage::{self, Plan, Sources};
 use super::trees::{Tree, clone_file, open_beneath};
 use super::SiteTrees;
@@ -125,11 +125,15 @@ impl SiteTrees {
         self.try_out(Place::Temp, header.result)?;
         self.fault.at(Point::CheckStaged).map_err(ContentError::io("checking", "the staged tree"))?;
         check(&temp, rule, &mut self.index)?;
-        self.fault.at(Point::SyncStaged).map_err(ContentError::io("making durable", "the staged tree"))?;
-        rustix::fs::syncfs(&self.state).map_err(|error| ContentError::io("making durable", "the staged tree")(error.into()))?;
+        // Written before the flush, which makes it last with the tree, and named after it: the name need not
+        // last before the journal does, for a manifest without its name is found when trees are opened.
         self.fault.at(Point::StoreManifest).map_err(ContentError::io("storing", "the manifest"))?;
-        write_sealed(self.manifests.as_fd(), &header.result.to_string(), result, true)
-            .map_err(ContentError::io("storing", "the manifest"))
+        let name = header.result.to_string();
+        write_new(self.manifests.as_fd(), &name, result, false).map_err(ContentError::io("storing", "the manifest"))?;
+        self.fault.at(Point::SyncStaged).map_err(ContentError::io("making durable", "the staged tree"))?;
+        rustix::fs::syncfs(&self.state)
+            .map_err(|error| ContentError::io("making durable", "the staged tree")(error.into()))?;
+        replace(self.manifests.as_fd(), &name).map_err(ContentError::io("storing", "the manifest"))
     }
 
     fn record_prepared(&mut self, header: &Header, place: Place) -> Result<Outcome, ContentError> {

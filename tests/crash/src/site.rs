@@ -100,7 +100,7 @@ impl Site {
     /// As [`SiteTrees::open`].
     pub fn open(&self) -> std::result::Result<SiteTrees, OpenError> {
         let (site, server) = ("shop".parse().expect("a good name"), "web1".parse().expect("a good name"));
-        let policy = TreePolicy { switch: self.way.switch(), ..TreePolicy::default() };
+        let policy = TreePolicy { switch: self.way.switch() };
         SiteTrees::open(&site, &server, &self.live, std::slice::from_ref(&self.root), policy)
     }
 

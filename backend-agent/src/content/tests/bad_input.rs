@@ -291,7 +291,7 @@ fn trees_are_held_by_one_process_at_a_time_and_for_one_site() {
     let state = SiteTrees::read_state(&"shop".parse().unwrap(), &server, &site.live, &roots).unwrap().unwrap();
     assert_eq!(state, site.trees().state(), "reading the state needs no lock");
     site.trees = None;
-    let policy = TreePolicy { switch: SWITCH, ..TreePolicy::default() };
+    let policy = TreePolicy { switch: SWITCH };
     let other = SiteTrees::open(&"blog".parse().unwrap(), &server, &site.live, &roots, policy);
     assert!(matches!(other, Err(OpenError::OtherSite { .. })));
     site.remove_live();

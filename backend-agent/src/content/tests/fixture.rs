@@ -293,7 +293,7 @@ impl Site {
     pub(super) fn open(&self) -> Result<SiteTrees, OpenError> {
         let name = "shop".parse().unwrap();
         let server = "web1".parse().unwrap();
-        let policy = TreePolicy { switch: SWITCH, ..TreePolicy::default() };
+        let policy = TreePolicy { switch: SWITCH };
         SiteTrees::open(&name, &server, &self.live, &[self.root.path().to_owned()], policy)
     }
 

@@ -11,7 +11,7 @@ use crate::content::{OpenError, SiteTrees, Switch, TreePolicy};
 
 fn open(live: &Path, switch: Switch) -> Result<SiteTrees, OpenError> {
     let root = live.parent().expect("it is below a root").to_owned();
-    let policy = TreePolicy { switch, ..TreePolicy::default() };
+    let policy = TreePolicy { switch };
     SiteTrees::open(&"shop".parse().unwrap(), &"web1".parse().unwrap(), live, &[root], policy)
 }
 

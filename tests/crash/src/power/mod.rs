@@ -54,9 +54,9 @@ impl FileSystem {
 
     fn kind(self) -> (&'static str, &'static str) {
         match self {
-            Self::Ext4 => ("ext4", "loop,noatime"),
-            Self::Xfs => ("xfs", "loop,noatime,nouuid"),
-            Self::Btrfs => ("btrfs", "loop,noatime"),
+            Self::Ext4 => ("ext4", "noatime"),
+            Self::Xfs => ("xfs", "noatime,nouuid"),
+            Self::Btrfs => ("btrfs", "noatime"),
         }
     }
 
@@ -153,36 +153,55 @@ pub fn flushes(dir: &Path, program: &Path, way: Way, course: Course) -> Result<V
     Ok(found)
 }
 
-/// A mounted file system.
-struct Mounted(PathBuf);
+/// A mounted file system, and the loop device that it is on.
+struct Mounted {
+    dir: PathBuf,
+    device: String,
+}
 
 impl Mounted {
+    /// On a device of its own, whose cache holds nothing of what was there before: `mount` would find the one
+    /// of the last trial, if it was not taken away yet, and with it pages that are not on the disk any more.
     fn mount(file_system: FileSystem, image: &Path, dir: &Path) -> Result<Self> {
         let (kind, options) = file_system.kind();
-        run(Command::new("mount").args(["-t", kind, "-o", options]).arg(image).arg(dir))?;
-        Ok(Self(dir.to_owned()))
+        let device = run(Command::new("losetup").args(["--find", "--show"]).arg(image))?.trim().to_owned();
+        let mounted = Self { dir: dir.to_owned(), device };
+        run(Command::new("blockdev").args(["--flushbufs", &mounted.device]))?;
+        if let Err(error) = run(Command::new("mount").args(["-t", kind, "-o", options, &mounted.device]).arg(dir)) {
+            run(Command::new("losetup").args(["--detach", &mounted.device]))?;
+            std::mem::forget(mounted);
+            return Err(error);
+        }
+        Ok(mounted)
     }
 
     fn unmount(self) -> Result<()> {
-        run(Command::new("umount").arg(&self.0))?;
+        self.end()?;
         std::mem::forget(self);
+        Ok(())
+    }
+
+    fn end(&self) -> Result<()> {
+        run(Command::new("umount").arg(&self.dir))?;
+        run(Command::new("losetup").args(["--detach", &self.device]))?;
         Ok(())
     }
 }
 
 impl Drop for Mounted {
     fn drop(&mut self) {
-        if let Err(error) = run(Command::new("umount").arg(&self.0)) {
+        if let Err(error) = self.end() {
             eprintln!("{}", error.chain());
         }
     }
 }
 
-fn run(command: &mut Command) -> Result<()> {
+/// Runs a program; returns what it printed.
+fn run(command: &mut Command) -> Result<String> {
     let program = format!("{command:?}");
     let output = command.output().map_err(RigError::io(&program))?;
     if output.status.success() {
-        Ok(())
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     } else {
         Err(RigError::setup(program, String::from_utf8_lossy(&output.stderr).trim()))
     }
