@@ -236,7 +236,9 @@ impl Apache {
         fs::write(own.join("php.conf"), php).expect("writes");
         fs::write(own.join("apache.conf"), apache).expect("writes");
         let mut command = farm.lab().command(host, php_program());
-        command.args(["-R", "-F", "-d", "opcache.validate_timestamps=0", "-y"]).arg(own.join("php.conf"));
+        command.args(["-R", "-F", "-d", "opcache.validate_timestamps=0"]);
+        // It would not keep what is younger than two seconds.
+        command.args(["-d", "opcache.file_update_protection=0", "-y"]).arg(own.join("php.conf"));
         let php = started(farm, "php", &mut command, &own.join("php.pid"));
         let mut command = farm.lab().command(host, "/usr/sbin/apache2");
         command.args(["-D", "FOREGROUND", "-f"]).arg(own.join("apache.conf"));

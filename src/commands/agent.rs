@@ -71,7 +71,8 @@ impl Args {
     fn into_config(self) -> Result<Config, SettingsError> {
         let args = self;
         let has = |role| args.roles.contains(&role);
-        let Settings { lan, hooks, content } = args.config.as_deref().map(Settings::read).transpose()?.unwrap_or_default();
+        let Settings { lan, hooks, content } =
+            args.config.as_deref().map(Settings::read).transpose()?.unwrap_or_default();
         Ok(Config {
             lan,
             hooks,

@@ -24,7 +24,9 @@ pub enum OpenError {
         live: PathBuf,
     },
     /// The live directory is a symbolic link, so that what is switched would not be what is served.
-    #[error("the live directory {live} is a symbolic link; the agent's configuration must say `switch = \"symlink\"` for that")]
+    #[error(
+        "the live directory {live} is a symbolic link; the agent's configuration must say `switch = \"symlink\"` for that"
+    )]
     LiveIsSymlink {
         /// The live directory as configured.
         live: PathBuf,

@@ -243,13 +243,7 @@ fn aside_name(inode: u64) -> String {
 /// Has an original directory, in `from`, and its mirror, in `to`, change places: by one exchange, or where
 /// the file system has none by three renames, between the first two of which nothing stands there. Whoever
 /// asks in that moment, a few microseconds, is told so; nothing that was written is lost.
-fn trade(
-    from: BorrowedFd<'_>,
-    to: BorrowedFd<'_>,
-    name: &OsStr,
-    state: BorrowedFd<'_>,
-    inode: u64,
-) -> io::Result<()> {
+fn trade(from: BorrowedFd<'_>, to: BorrowedFd<'_>, name: &OsStr, state: BorrowedFd<'_>, inode: u64) -> io::Result<()> {
     match rustix::fs::renameat_with(from, name, to, name, RenameFlags::EXCHANGE) {
         Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => {}
         result => return Ok(result?),

@@ -264,12 +264,7 @@ pub(crate) fn seal(content: &impl Serialize) -> io::Result<Vec<u8>> {
 }
 
 /// Writes what is to take the place of a file, under another name; durably if asked.
-pub(super) fn write_new(
-    dir: BorrowedFd<'_>,
-    name: &str,
-    content: &impl Serialize,
-    durable: bool,
-) -> io::Result<()> {
+pub(super) fn write_new(dir: BorrowedFd<'_>, name: &str, content: &impl Serialize, durable: bool) -> io::Result<()> {
     let bytes = seal(content)?;
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC;
     let mut file: File = open_beneath(dir, OsStr::new(&new_name(name)), flags, Mode::RUSR | Mode::WUSR)?.into();

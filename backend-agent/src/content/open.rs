@@ -17,8 +17,8 @@ use super::fault::NoFault;
 use super::journal::{Body, JOURNAL, Journal, Move, Place, new_name, read_sealed, replace};
 use super::leftover::{LINGERING, Lingering};
 use super::local::Index;
-use super::trees::{open_beneath, open_directory, stat_at};
 use super::places::{LiveEntry, NEW_LINK, Switch, look, slot_names};
+use super::trees::{open_beneath, open_directory, stat_at};
 use super::{INDEX, SiteTrees, TreePolicy};
 
 /// What a crash may leave in the state directory, under names that nothing is looked for by.
@@ -81,8 +81,7 @@ impl Location {
     }
 
     fn look(&self) -> Result<LiveEntry, OpenError> {
-        look(self.parent.as_fd(), &self.name)
-            .map_err(|source| OpenError::Parent { live: self.live.clone(), source })
+        look(self.parent.as_fd(), &self.name).map_err(|source| OpenError::Parent { live: self.live.clone(), source })
     }
 
     /// That what stands at live's name is what the configured way of switching has there.

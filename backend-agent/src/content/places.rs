@@ -66,9 +66,14 @@ pub(super) fn slot_names(live: &OsStr) -> impl Iterator<Item = OsString> + use<>
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum LiveEntry {
     Nothing,
-    Directory { inode: u64 },
+    Directory {
+        inode: u64,
+    },
     /// A link to one of the names for trees. The inode of that tree, if it is there.
-    OwnLink { name: OsString, inode: Option<u64> },
+    OwnLink {
+        name: OsString,
+        inode: Option<u64>,
+    },
     /// A link to somewhere else.
     ForeignLink,
     Other,
@@ -135,10 +140,9 @@ impl SiteTrees {
             LiveEntry::Directory { inode } if self.policy.switch == Switch::Exchange => Some(inode),
             LiveEntry::OwnLink { inode, .. } if self.policy.switch == Switch::Symlink => inode,
             LiveEntry::Nothing => None,
-            LiveEntry::Directory { .. }
-            | LiveEntry::OwnLink { .. }
-            | LiveEntry::ForeignLink
-            | LiveEntry::Other => return Err(check::altered(&self.live_path.display(), "somebody else put it there")),
+            LiveEntry::Directory { .. } | LiveEntry::OwnLink { .. } | LiveEntry::ForeignLink | LiveEntry::Other => {
+                return Err(check::altered(&self.live_path.display(), "somebody else put it there"));
+            }
         })
     }
 
@@ -168,9 +172,7 @@ impl SiteTrees {
                 let found = slots.find(|(_, inode)| is_backup(*inode) == (place == Place::Backup));
                 Ok(found.map(|(name, _)| Spot { dir: self.parent.as_fd(), name }))
             }
-            (_, Place::Live) => {
-                Ok(self.live_tree_name()?.map(|name| Spot { dir: self.parent.as_fd(), name }))
-            }
+            (_, Place::Live) => Ok(self.live_tree_name()?.map(|name| Spot { dir: self.parent.as_fd(), name })),
         }
     }
 
@@ -296,7 +298,8 @@ impl SiteTrees {
                 }
                 // From when live was exchanged.
                 for name in [TEMP, BACKUP].map(OsStr::new) {
-                    let stat = stat_at(self.state.as_fd(), name).map_err(ContentError::io("reading", name.display()))?;
+                    let stat =
+                        stat_at(self.state.as_fd(), name).map_err(ContentError::io("reading", name.display()))?;
                     if let Some(stat) = stat {
                         self.put_aside(true, name, stat.st_ino)?;
                     }

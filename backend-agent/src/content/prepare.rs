@@ -11,6 +11,7 @@ use common::manifest::Manifest;
 use common::outcome::Outcome;
 use rustix::fs::{Mode, OFlags};
 
+use super::SiteTrees;
 use super::blocks::OldFiles;
 use super::check::{check, first_entry};
 use super::errors::ContentError;
@@ -19,7 +20,6 @@ use super::fault::Point;
 use super::journal::{Place, Prepared, replace, write_new};
 use super::stage::{self, Plan, Sources};
 use super::trees::{Tree, clone_file, open_beneath};
-use super::SiteTrees;
 
 /// Permission bits of a live directory that was made here.
 const NEW_ROOT_MODE: u32 = 0o755;

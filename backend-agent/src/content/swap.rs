@@ -19,11 +19,11 @@ use common::manifest::Manifest;
 use common::outcome::Outcome;
 use common::time::WallTime;
 
+use super::SiteTrees;
 use super::errors::ContentError;
 use super::excluded::{Originals, Rule, find, mirror, settle};
 use super::fault::Point;
 use super::journal::{Backup, Before, Body, Journal, Lasts, Live, Move, Place, Prepared, Swap};
-use super::SiteTrees;
 
 impl SiteTrees {
     pub(super) fn commit(

@@ -52,7 +52,8 @@ pub fn operation(
                 }
                 let case = rig.begin()?;
                 let injection = Injection { call: call.clone(), nth, and_later, effect: Effect::Fail(error) };
-                let ended = rig.stepper.inject(&Order::new(&rig.site.root, Some(&case.assignment.bytes)), &injection)?;
+                let ended =
+                    rig.stepper.inject(&Order::new(&rig.site.root, Some(&case.assignment.bytes)), &injection)?;
                 let checked = rig.check(&case, &ended);
                 let place = || format!("{:?}, {shape:?}, {operation:?}, {injection}", scope.way);
                 if !tally.note(place, checked)? {

@@ -99,7 +99,8 @@ pub fn operation(scope: &Scope<'_>, shape: Shape, operation: Operation) -> Resul
             if turn % scope.stride == 0 {
                 let case = rig.begin()?;
                 let injection = Injection { call: call.clone(), nth, and_later: false, effect: Effect::Kill };
-                let ended = rig.stepper.inject(&Order::new(&rig.site.root, Some(&case.assignment.bytes)), &injection)?;
+                let ended =
+                    rig.stepper.inject(&Order::new(&rig.site.root, Some(&case.assignment.bytes)), &injection)?;
                 let checked = rig.check(&case, &ended);
                 if matches!(ended, Ended::Reported(_)) {
                     // There is no such call any more.
@@ -150,7 +151,9 @@ pub fn recovery(scope: &Scope<'_>, shape: Shape, operation: Operation) -> Result
             let first = Injection { call: call.clone(), nth, and_later: false, effect: Effect::Kill };
             // How much there is to recover from here.
             let case = rig.begin()?;
-            let Ended::Killed = rig.stepper.inject(&Order::new(&rig.site.root, Some(&case.assignment.bytes)), &first)? else {
+            let Ended::Killed =
+                rig.stepper.inject(&Order::new(&rig.site.root, Some(&case.assignment.bytes)), &first)?
+            else {
                 let report = Ended::Killed;
                 rig.check(&case, &report)?;
                 continue;
@@ -168,7 +171,8 @@ pub fn recovery(scope: &Scope<'_>, shape: Shape, operation: Operation) -> Result
                     let second = Injection { call: call.clone(), nth, and_later: false, effect: Effect::Kill };
                     let ended = rig.stepper.inject(&Order::new(&rig.site.root, None), &second)?;
                     let checked = rig.check(&case, &ended);
-                    let place = || format!("{:?}, {shape:?}, {operation:?}, {first}, then recovery, {second}", scope.way);
+                    let place =
+                        || format!("{:?}, {shape:?}, {operation:?}, {first}, then recovery, {second}", scope.way);
                     if !tally.note(place, checked)? {
                         if tally.violations.len() >= scope.violations_max {
                             return Ok(tally);

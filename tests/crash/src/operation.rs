@@ -106,14 +106,7 @@ impl Rig {
     ///
     /// # Errors
     /// When it cannot be made.
-    pub fn new(
-        dir: &Path,
-        program: &Path,
-        way: Way,
-        shape: Shape,
-        operation: Operation,
-        scale: usize,
-    ) -> Result<Self> {
+    pub fn new(dir: &Path, program: &Path, way: Way, shape: Shape, operation: Operation, scale: usize) -> Result<Self> {
         let temporary = || tempfile::tempdir_in(dir).map_err(RigError::io("making a directory"));
         let (root, work) = (temporary()?, temporary()?);
         let site = Site::at(root.path(), way);
@@ -309,7 +302,7 @@ impl Rig {
     fn look(&self, case: &Case) -> Result<bool> {
         let live = Tree::read(&self.site.live, &["uploads"])
             .map_err(|error| RigError::Violation(format!("live cannot be read: {error}")))?;
-        if !self.operation.starts_without_live() {
+        if !self.operation.starts_without_live() && !self.site.is_between_renames()? {
             let uploads = self.site.live.join("uploads");
             for (name, text) in UPLOADS {
                 let found = fs::read_to_string(uploads.join(name));

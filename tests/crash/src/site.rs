@@ -81,6 +81,15 @@ impl Site {
         [1, 2, 3].map(|number| self.root.join(format!(".shop.pressrun.{number}")))
     }
 
+    /// Whether an excluded directory was on its way to live, where a file system that cannot exchange leaves
+    /// it away for a moment: it is back when the trees are opened.
+    ///
+    /// # Errors
+    /// When the state directory cannot be listed.
+    pub fn is_between_renames(&self) -> Result<bool> {
+        Ok(self.way == Way::Symlink && names(&self.state)?.iter().any(|name| name.starts_with("aside-")))
+    }
+
     /// Where trees may stand that are not live: of this name, or wherever links do not point.
     #[must_use]
     pub fn others(&self, name: &str) -> Vec<PathBuf> {

@@ -7,8 +7,8 @@ use backend_agent::content::{Fault, Point};
 use common::outcome::Outcome;
 use serde::{Deserialize, Serialize};
 
-use crate::publisher::{CLUSTER, NOW, OWN, keys};
 use crate::power::plan::write_durably;
+use crate::publisher::{CLUSTER, NOW, OWN, keys};
 use crate::site::Site;
 
 /// What came of it.

@@ -61,6 +61,27 @@ pub enum Ended {
     Broke(String),
 }
 
+/// A call that changes names, or flushes.
+#[derive(Debug, Clone)]
+pub struct Call {
+    /// Its name.
+    pub name: String,
+    /// Which of that name, from 1 at the start of the process.
+    pub nth: u32,
+    /// What the descriptors that it is given are of.
+    pub paths: Vec<String>,
+    /// The names that it is given.
+    pub names: Vec<String>,
+}
+
+impl std::fmt::Display for Call {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let short = |path: &String| path.rsplit('/').next().unwrap_or_default().to_owned();
+        let paths: Vec<_> = self.paths.iter().map(short).collect();
+        write!(f, "{} {} {} {}", self.name, self.nth, paths.join(" "), self.names.join(" "))
+    }
+}
+
 /// What an operation is given.
 #[derive(Debug, Clone)]
 pub struct Order<'a> {
@@ -198,6 +219,58 @@ impl Stepper {
         if injection.effect != Effect::Kill {
             options.extend(["-f", "--seccomp-bpf"].map(str::to_owned));
         }
+        self.start(&options, order)
+    }
+
+    /// Runs an operation and lists, in order, its changes of the names that promises are about (the journal's
+    /// and live's) and its flushes.
+    ///
+    /// # Errors
+    /// When strace is not there, or the operation breaks.
+    pub fn names(&self, order: &Order<'_>) -> Result<(Vec<Call>, Report)> {
+        let calls = "--trace=renameat,renameat2,symlinkat,unlinkat,fsync,syncfs";
+        let options: Vec<_> =
+            ["-qq", "-y", calls].map(str::to_owned).into_iter().chain(self.without_exchange()).collect();
+        let ended = self.start(&options, order)?;
+        let Ended::Reported(report) = ended else {
+            return Err(RigError::setup("listing changes of names", format!("{ended:?}")));
+        };
+        let trace = std::fs::read_to_string(self.trace_file()).map_err(RigError::io("reading the trace"))?;
+        let mut numbers = BTreeMap::new();
+        let mut found = Vec::new();
+        for line in trace.lines() {
+            let Some((name, rest)) = line.split_once('(') else { continue };
+            let nth = *numbers.entry(name.to_owned()).and_modify(|nth| *nth += 1).or_insert(1);
+            let between = |open, close| {
+                rest.split(open).skip(1).filter_map(move |piece: &str| Some(piece.split_once(close)?.0.to_owned()))
+            };
+            let paths: Vec<String> = between('<', '>').collect();
+            let names: Vec<String> = rest.split('"').skip(1).step_by(2).map(str::to_owned).collect();
+            let is_flush = matches!(name, "fsync" | "syncfs");
+            let matters = names.iter().any(|name| name == "shop" || name == "journal");
+            if is_flush || matters && rest.ends_with("= 0") {
+                found.push(Call { name: name.to_owned(), nth, paths, names });
+            }
+        }
+        Ok((found, report))
+    }
+
+    /// Runs an operation of which one change is lost, and that is killed at a later flush if one is given.
+    ///
+    /// # Errors
+    /// When strace cannot be started.
+    pub fn lose(&self, order: &Order<'_>, lost: &Injection, end: Option<&Call>) -> Result<Ended> {
+        let mut calls = vec![lost.call.clone()];
+        let mut options = vec!["-qq".to_owned(), format!("--inject={}:retval=0:when={}", lost.call, lost.nth)];
+        if let Some(end) = end {
+            calls.push(end.name.clone());
+            options.push(format!("--inject={}:signal=KILL:when={}", end.name, end.nth));
+        }
+        if let Some(option) = self.without_exchange().filter(|_| lost.call != "renameat2") {
+            calls.push("renameat2".to_owned());
+            options.push(option);
+        }
+        options.push(format!("--trace={}", calls.join(",")));
         self.start(&options, order)
     }
 

@@ -8,7 +8,7 @@ use crash::kill::{self, Scope, Tally};
 use crash::operation::Operation;
 use crash::shapes::Shape;
 use crash::site::Way;
-use crash::{failing, readers, uploads};
+use crash::{failing, lost, readers, uploads};
 
 /// One test at a time: between its fork and its exec, a process that one test starts holds what
 /// another has open, the lock of its trees among them.
@@ -70,6 +70,21 @@ fn with_any_call_failing_live_is_what_was_reported_and_the_next_try_works() {
             check(&failing::operation(&scope, Shape::Mixed, operation, &failing::ERRORS, false).unwrap(), 3);
         }
         check(&failing::operation(&scope, Shape::Mixed, Operation::Commit, &["EIO"], true).unwrap(), 2);
+    }
+}
+
+#[test]
+fn a_flush_of_a_directory_that_is_left_out_breaks_a_promise_where_nothing_else_keeps_the_order() {
+    let _alone = alone();
+    let dir = place();
+    for way in Way::ALL {
+        for operation in Operation::SWAPS {
+            let flushes = lost::operation(&scope(&dir, way, 1), operation).unwrap();
+            assert!(flushes.len() >= 2, "the intention and the switch are flushed: {flushes:?}");
+            for flush in flushes {
+                assert!(flush.by.is_some(), "nobody misses {}, in {} states", flush.flush, flush.states);
+            }
+        }
     }
 }
 

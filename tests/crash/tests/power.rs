@@ -65,6 +65,7 @@ fn a_flush_that_is_left_out_is_missed() {
     }
     let omission = Omission::All { call: "syncfs" };
     let dir = tempfile::tempdir().unwrap();
-    let tally = record(dir.path(), Way::Exchange, Course::Orders, Some(&omission)).replay(Some(&omission), 60, 11, 1).unwrap();
+    let tally =
+        record(dir.path(), Way::Exchange, Course::Orders, Some(&omission)).replay(Some(&omission), 60, 11, 1).unwrap();
     assert!(!tally.violations.is_empty(), "the rig would not notice");
 }

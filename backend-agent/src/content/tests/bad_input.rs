@@ -8,8 +8,8 @@ use common::digest::Digest;
 use common::ids::{ClusterId, ServerId};
 use common::outcome::{Outcome, RefusalCode};
 
-use super::fixture::*;
 use super::SWITCH;
+use super::fixture::*;
 use crate::content::{Fault, OpenError, Point, SiteTrees, Switch, TreePolicy};
 
 #[test]

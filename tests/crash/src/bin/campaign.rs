@@ -12,7 +12,7 @@ use crash::power::{self, FileSystem, Omission, Recording, Scene};
 use crash::shapes::Shape;
 use crash::site::Way;
 use crash::speed::{self, Load};
-use crash::{failing, readers, uploads};
+use crash::{failing, lost, readers, uploads};
 
 /// Tries to break the content interpreter.
 #[derive(Debug, Parser)]
@@ -167,6 +167,11 @@ enum What {
         #[arg(long)]
         omit: bool,
     },
+    /// Loses the change that each flush of a directory is for, on a file system that keeps no order.
+    Lost {
+        #[command(flatten)]
+        place: Where,
+    },
     /// Fails every call with every error.
     Errors {
         #[command(flatten)]
@@ -299,8 +304,7 @@ fn run(what: &What) -> Result<Tally> {
             let courses = if course.is_empty() { Course::ALL.to_vec() } else { course.clone() };
             for way in ways(way) {
                 for course in &courses {
-                    let scene =
-                        Scene { program: &program, file_system: all[0], way, course: *course, shape: *shape };
+                    let scene = Scene { program: &program, file_system: all[0], way, course: *course, shape: *shape };
                     if *omit {
                         omissions(&scene, dir, &all, (*states, *seed), &mut total)?;
                         continue;
@@ -313,6 +317,23 @@ fn run(what: &What) -> Result<Tally> {
                         let tally = recording.replay(None, *states, *seed, 20)?;
                         let name = format!("{way:?} {course:?} {file_system:?}, {writes} writes, {flushes} flushes");
                         part(&name, &mut total, tally);
+                    }
+                }
+            }
+        }
+        What::Lost { place } => {
+            for (scope, shape, operation) in place.points(&program) {
+                if shape != Shape::Mixed || !Operation::SWAPS.contains(&operation) {
+                    continue;
+                }
+                for missed in lost::operation(&scope, operation)? {
+                    total.interruptions += missed.states;
+                    match missed.by {
+                        Some(by) => println!("{}: missed: {by}", missed.flush),
+                        None => {
+                            println!("{}: NOBODY MISSES IT", missed.flush);
+                            total.violations.push(missed.flush);
+                        }
                     }
                 }
             }

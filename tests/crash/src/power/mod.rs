@@ -96,8 +96,9 @@ impl Omission {
         let effect = Effect::Skip;
         match self {
             Self::All { call } => Some(Injection { call: (*call).to_owned(), nth: 1, and_later: true, effect }),
-            Self::One { kind, call, nth, .. } => (*kind == step.kind)
-                .then(|| Injection { call: call.clone(), nth: *nth, and_later: false, effect }),
+            Self::One { kind, call, nth, .. } => {
+                (*kind == step.kind).then(|| Injection { call: call.clone(), nth: *nth, and_later: false, effect })
+            }
         }
     }
 }
@@ -377,8 +378,9 @@ impl Recording {
             let difference = tree(&live).difference(&tree(&before)).unwrap_or_else(|| "whether it is there".to_owned());
             format!("after {done} steps live is neither the tree of the last one ({difference}) nor the next's")
         })?;
-        let trees =
-            site.open().map_err(|error| RigError::Violation(format!("after {done} steps: {}", error.refusal().reason)))?;
+        let trees = site
+            .open()
+            .map_err(|error| RigError::Violation(format!("after {done} steps: {}", error.refusal().reason)))?;
         let state = trees.state();
         drop(trees);
         ensure(look()? == live, || "opening switched live".to_owned())?;
@@ -394,12 +396,15 @@ impl Recording {
                 format!("after {done} steps {name}, which somebody wrote and flushed, is {found:?}")
             })?;
         }
-        if let Some(earlier) = self.plan[..done].iter().flat_map(|step| &step.written).find(|name| {
-            !was.contains(*name) && !next.written.contains(*name) && site.live.join(name).exists()
-        }) {
+        if let Some(earlier) = self.plan[..done]
+            .iter()
+            .flat_map(|step| &step.written)
+            .find(|name| !was.contains(*name) && !next.written.contains(*name) && site.live.join(name).exists())
+        {
             return Err(RigError::Violation(format!("after {done} steps {earlier}, which was deleted, is back")));
         }
-        let acknowledged = self.plan[..done].iter().rev().find(|step| !matches!(step.act, Act::Write(_) | Act::Delete(_)));
+        let acknowledged =
+            self.plan[..done].iter().rev().find(|step| !matches!(step.act, Act::Write(_) | Act::Delete(_)));
         let acknowledged = acknowledged.map_or(0, |step| step.assignment.number.0);
         ensure(state.sequence.0 >= acknowledged, || {
             format!("{acknowledged} was acknowledged, the high-water mark is {}", state.sequence)

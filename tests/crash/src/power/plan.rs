@@ -212,4 +212,3 @@ pub fn write_durably(at: &Path) -> std::io::Result<()> {
 
 /// What others write.
 pub const WRITTEN: &[u8] = b"written by somebody else";
-
