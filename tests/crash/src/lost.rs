@@ -4,7 +4,10 @@
 //! Each flush of a directory is there so that one change in it lasts before something else does. So for each:
 //! the change that it is the first to make last is lost, by a system call that does nothing and says that it
 //! succeeded, and everything after it happened, up to each later moment until another flush would have made
-//! it last. In one of these states a promise must be broken; else nobody needs that flush.
+//! it last. In one of these states a promise must be broken; else nobody needs that flush. One that is
+//! missed in one operation and not in another, where a later flush of everything comes before anything
+//! depends on it, is needed. What follows such a flush of excluded paths is about what others do to them
+//! meanwhile: that is the course `uploads` of the power cuts.
 
 use crate::error::{Result, RigError};
 use crate::kill::Scope;
@@ -15,6 +18,8 @@ use crate::strace::{Call, Effect, Ended, Injection, Order};
 /// Whether a flush is missed.
 #[derive(Debug)]
 pub struct Missed {
+    /// Which flush it is among those of an operation.
+    pub place: String,
     /// Which flush, in words.
     pub flush: String,
     /// The first promise that was broken without it, `None` if nobody misses it.
@@ -47,8 +52,11 @@ pub fn operation(scope: &Scope<'_>, operation: Operation) -> Result<Vec<Missed>>
     let (calls, report) = rig.stepper.names(&Order::new(&rig.site.root, Some(&case.assignment.bytes)))?;
     rig.check(&case, &Ended::Reported(report))?;
     let mut found = Vec::new();
-    for (at, flush) in calls.iter().enumerate().filter(|(_, call)| is_flush(call)) {
-        let mut missed = Missed { flush: format!("{:?} {operation:?}: {flush}", scope.way), by: None, states: 0 };
+    let end = calls.iter().position(|call| call.name == "syncfs").unwrap_or(calls.len());
+    for (at, flush) in calls[..end].iter().enumerate().filter(|(_, call)| is_flush(call)) {
+        let place = format!("{:?} {} {}", scope.way, flush.name, flush.nth);
+        let mut missed =
+            Missed { place, flush: format!("{:?} {operation:?}: {flush}", scope.way), by: None, states: 0 };
         let mut lost = 0;
         for (before, change) in calls[..at].iter().enumerate().filter(|(_, call)| !is_flush(call)) {
             let is_first = !calls[before..at].iter().any(|other| is_flush(other) && covers(other, change));

@@ -1,5 +1,6 @@
 //! The campaigns, whole: `campaign kill`, `errors`, `readers`, `uploads`, `power`, `speed`.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -322,20 +323,20 @@ fn run(what: &What) -> Result<Tally> {
             }
         }
         What::Lost { place } => {
+            let mut places: BTreeMap<String, bool> = BTreeMap::new();
             for (scope, shape, operation) in place.points(&program) {
                 if shape != Shape::Mixed || !Operation::SWAPS.contains(&operation) {
                     continue;
                 }
                 for missed in lost::operation(&scope, operation)? {
                     total.interruptions += missed.states;
-                    match missed.by {
-                        Some(by) => println!("{}: missed: {by}", missed.flush),
-                        None => {
-                            println!("{}: NOBODY MISSES IT", missed.flush);
-                            total.violations.push(missed.flush);
-                        }
-                    }
+                    println!("{}: {}", missed.flush, missed.by.as_deref().unwrap_or("not missed here"));
+                    *places.entry(missed.place).or_default() |= missed.by.is_some();
                 }
+            }
+            for (place, _) in places.into_iter().filter(|(_, is_missed)| !is_missed) {
+                println!("NOBODY MISSES {place}");
+                total.violations.push(place);
             }
         }
         What::Errors { place } => {
