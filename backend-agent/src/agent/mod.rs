@@ -334,6 +334,7 @@ impl Agent {
             fixed: config.sites.clone(),
             notes: config.data.join("sites.json"),
             hooks: Arc::new(config.hooks.clone()),
+            content: config.content.clone(),
         };
         let done = events.clone();
         let (worker, states) = Worker::start(scope, move |applied| {

@@ -73,7 +73,7 @@ fn crash_everywhere(
             "step {step}"
         );
         if let Some((_, version)) = state.prepared {
-            let staged = TreeContent::read(&site.state.join("temp"), &[]);
+            let staged = TreeContent::read(&site.temp(), &[]);
             assert_eq!(staged.version(), version, "step {step}: what is said to be prepared is");
         } else {
             assert!(site.nothing_staged(), "step {step}");
@@ -236,7 +236,7 @@ fn while_committing_a_rollback() {
         let live = site.live_content();
         let state = site.reopen().state();
         assert_eq!(state.live, Some(live.version()), "step {step}");
-        assert_eq!(TreeContent::read(&site.state.join("backup"), &[]).version(), state.backup.unwrap(), "step {step}");
+        assert_eq!(TreeContent::read(&site.backup(), &[]).version(), state.backup.unwrap(), "step {step}");
         assert_eq!(site.handle(&file), Outcome::Committed { version: first().version() });
         assert_eq!(site.live_content(), first());
         assert!(crashed || step >= 5, "step {step} is one to crash at");
