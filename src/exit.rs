@@ -124,6 +124,12 @@ pub(crate) enum CommandError {
         /// What is wrong with it.
         source: jiff::Error,
     },
+    /// Nobody said that it shall be done.
+    #[error("{effect} Nothing was done: confirm it with --yes")]
+    Unconfirmed {
+        /// What would have happened.
+        effect: String,
+    },
     /// A run did not end while somebody waited for it.
     #[error("run {run} is still {state} after {seconds} s; it goes on: `pressrun run wait {run}`")]
     StillRunning {
@@ -158,7 +164,7 @@ impl CommandError {
             Self::Place(error) => error.exit(),
             Self::Client(error) => error.exit(),
             Self::StillRunning { .. } => Exit::Timeout,
-            Self::Path { .. } | Self::Time { .. } => Exit::Usage,
+            Self::Path { .. } | Self::Time { .. } | Self::Unconfirmed { .. } => Exit::Usage,
             Self::Ccm(error) => error.exit(),
             Self::Agent(error) => error.exit(),
             Self::Assignment(error) => error.exit(),

@@ -42,7 +42,7 @@ pub(crate) struct Run {
 impl Run {
     /// Whether nothing more will happen.
     pub(crate) fn is_final(&self) -> bool {
-        !matches!(self.state.as_str(), "queued" | "running")
+        !matches!(self.state.as_str(), "queued" | "running" | "paused")
     }
 }
 

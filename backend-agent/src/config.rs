@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use common::credential::Roles;
 use common::ids::{SegmentName, ServerName, SiteName};
 
+use crate::content::TreePolicies;
 use crate::hooks::Hooks;
 use crate::lan::Lan;
 
@@ -44,4 +45,6 @@ pub struct Config {
     pub lan: Lan,
     /// What is run before and after live is switched.
     pub hooks: Hooks,
+    /// How the trees of sites are treated.
+    pub content: TreePolicies,
 }

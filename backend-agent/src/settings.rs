@@ -1,4 +1,5 @@
-//! The agent's configuration file: the protocols of its segment ([`Lan`]) and its hooks ([`Hooks`]).
+//! The agent's configuration file: the protocols of its segment ([`Lan`]), its hooks ([`Hooks`]), and how the
+//! trees of its sites are treated ([`TreePolicies`]).
 //!
 //! A name that there is not, and a value that cannot be, are refused before anything starts. What there
 //! is is in `docs/configuration.md`.
@@ -18,6 +19,7 @@ use protocol::session::{ReceiverConfig, SenderConfig};
 use protocol::{election, registration, reports};
 use serde::Deserialize;
 
+use crate::content::{ContentSection, TreePolicies};
 use crate::hooks::{Hooks, HooksError, HooksSection};
 use crate::lan::{Choice, Lan, LanError, Preset};
 use crate::network::FamilyWord;
@@ -30,6 +32,8 @@ pub struct Settings {
     pub lan: Lan,
     /// What is run before and after live is switched.
     pub hooks: Hooks,
+    /// How the trees of sites are treated.
+    pub content: TreePolicies,
 }
 
 /// Why a configuration file is not used.
@@ -99,6 +103,7 @@ struct File {
     sender: SenderSection,
     receiver: ReceiverSection,
     hooks: HooksSection,
+    content: ContentSection,
 }
 
 #[derive(Debug, Clone, Copy, Default, Deserialize)]
@@ -218,13 +223,14 @@ impl Settings {
         let form = |source| SettingsError::Form { path: path.to_owned(), source: Box::new(source) };
         let mut file: File = toml::from_str(text).map_err(form)?;
         let hooks = std::mem::take(&mut file.hooks).into_hooks()?;
-        Ok(Self { lan: file.into_lan()?, hooks })
+        let content = std::mem::take(&mut file.content).into();
+        Ok(Self { lan: file.into_lan()?, hooks, content })
     }
 }
 
 impl File {
     fn into_lan(self) -> Result<Lan, LanError> {
-        let Self { lan: section, election, registration, reports, sender, receiver, hooks: _ } = self;
+        let Self { lan: section, election, registration, reports, sender, receiver, hooks: _, content: _ } = self;
         let mut lan = Lan::preset(section.preset);
         election.apply(&mut lan.timers.election);
         registration.apply(&mut lan.timers.registration);

@@ -21,7 +21,7 @@ use common::ticket::Ticket;
 use common::time::WallTime;
 use serde::{Deserialize, Serialize};
 
-use crate::content::{Audit, SiteTrees};
+use crate::content::{Audit, SiteTrees, TreePolicies};
 use crate::hooks::{HookFailed, Hooks, Moment};
 use crate::identity::{IdentityError, write_private};
 
@@ -73,6 +73,8 @@ pub struct Scope {
     pub notes: PathBuf,
     /// What is run before and after live is switched.
     pub hooks: Arc<Hooks>,
+    /// How the trees of sites are treated.
+    pub content: TreePolicies,
 }
 
 /// The live directories of hosted sites, as they were last used.
@@ -209,8 +211,9 @@ impl Sites {
             self.open.remove(site);
         }
         if !self.open.contains_key(site) {
-            let mut trees =
-                SiteTrees::open(site, &self.scope.name, live, &self.scope.roots).map_err(|error| error.refusal())?;
+            let policy = self.scope.content.of(site);
+            let mut trees = SiteTrees::open(site, &self.scope.name, live, &self.scope.roots, policy)
+                .map_err(|error| error.refusal())?;
             if self.scope.hooks.has(site, Moment::Before) {
                 let (hooks, site) = (self.scope.hooks.clone(), site.clone());
                 let run = move |staged: &Path, version| hooks.run(&site, Moment::Before, staged, Some(version));
@@ -301,7 +304,9 @@ impl Sites {
             | Kind::Inventory
             | Kind::Commit { .. }
             | Kind::Rollback
-            | Kind::Audit { .. } => None,
+            | Kind::Audit { .. }
+            | Kind::Discard
+            | Kind::Alone => None,
         };
         let outcome = match (self.after_switch(&site), outcome) {
             (Err(error), Outcome::Committed { version }) => {

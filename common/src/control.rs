@@ -154,4 +154,10 @@ pub enum ToLeader {
         /// Group address and port.
         to: SocketAddr,
     },
+    /// Leave this object alone until the next notification of it: fetch no more of it, begin no session, pass
+    /// it to nobody. What is here of it stays.
+    Rest {
+        /// Which.
+        object: Digest,
+    },
 }

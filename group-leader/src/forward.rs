@@ -241,6 +241,11 @@ impl Forward {
         }
     }
 
+    /// The run rests: as if the object had not been announced. What is here of it stays.
+    pub fn forget(&mut self, object: Digest) {
+        self.objects.remove(&object);
+    }
+
     /// The run is over.
     pub fn drop_object(&mut self, object: Digest) {
         self.objects.remove(&object);

@@ -71,10 +71,12 @@ impl Args {
     fn into_config(self) -> Result<Config, SettingsError> {
         let args = self;
         let has = |role| args.roles.contains(&role);
-        let Settings { lan, hooks } = args.config.as_deref().map(Settings::read).transpose()?.unwrap_or_default();
+        let Settings { lan, hooks, content } =
+            args.config.as_deref().map(Settings::read).transpose()?.unwrap_or_default();
         Ok(Config {
             lan,
             hooks,
+            content,
             roles: Roles { server: has(Role::Server), leader: has(Role::Leader) },
             data: args.data,
             ccm: args.ccm.map(|url| url.to_string()),

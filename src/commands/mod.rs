@@ -10,8 +10,10 @@ mod diff;
 pub(crate) mod doctor;
 mod events;
 mod group;
+mod hot;
 mod mend;
 mod publish;
+mod remove;
 mod rollback;
 mod run;
 mod runs;
@@ -22,6 +24,7 @@ mod server;
 mod servers;
 mod site;
 mod status;
+mod switch;
 #[cfg(test)]
 mod tests;
 mod token;
@@ -78,11 +81,17 @@ pub(crate) enum Command {
     Synchronize(mend::Args),
     /// Send servers everything that is live in their group, whatever they have
     Replicate(mend::Args),
+    /// Bring some paths of staging live on some servers; the next publish takes these along again
+    Hot(hot::Args),
+    /// Bring live what `publish --stage-only` has staged; if there is nothing, switch back to the backup
+    Switch(switch::Args),
+    /// Take a site's content off servers
+    Remove(remove::Args),
     /// Keep versions of a site, and go back to them
     Checkpoint(checkpoint::Args),
     /// List runs, newest first
     Runs(runs::Args),
-    /// Show a run, wait for it, or cancel it
+    /// Show a run, wait for it, pause, resume or cancel it
     Run(run::Args),
     /// Publish, roll back and more by themselves: once at a time, or again and again
     Schedule(schedule::Args),
@@ -117,6 +126,9 @@ impl Command {
             Self::Rollback(args) => args.client.json,
             Self::Audit(args) => args.client.json,
             Self::Synchronize(args) | Self::Replicate(args) => args.client.json,
+            Self::Hot(args) => args.client.json,
+            Self::Switch(args) => args.client.json,
+            Self::Remove(args) => args.client.json,
             Self::Checkpoint(args) => args.client.json,
             Self::Runs(args) => args.client.json,
             Self::Run(args) => args.client.json,
@@ -160,6 +172,9 @@ pub(crate) async fn run(command: Command) -> Result<Exit, CommandError> {
         Command::Audit(args) => audit::run(args).await,
         Command::Synchronize(args) => mend::run(args, "synchronize").await,
         Command::Replicate(args) => mend::run(args, "replicate").await,
+        Command::Hot(args) => hot::run(args).await,
+        Command::Switch(args) => switch::run(args).await,
+        Command::Remove(args) => remove::run(args).await,
         Command::Checkpoint(args) => checkpoint::run(args).await,
         Command::Runs(args) => runs::run(args).await,
         Command::Run(args) => run::run(args).await,

@@ -26,8 +26,24 @@ pub(crate) struct Args {
     /// How long servers may take to prepare before the run is given up
     #[arg(long, value_name = "TIME", value_parser = duration)]
     timeout: Option<Duration>,
+    /// Only stage it; `pressrun switch` brings it live, within a day
+    #[arg(long)]
+    stage_only: bool,
+    /// Who decides when it goes live
+    #[arg(long, value_enum, default_value_t = Commit::Coordinated, conflicts_with = "stage_only")]
+    commit: Commit,
     #[command(flatten)]
     pub(crate) client: ClientArgs,
+}
+
+/// Who decides when what is staged goes live.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Commit {
+    /// All servers together, when enough of them have staged it
+    Coordinated,
+    /// Each server by itself, as soon as it has staged it
+    Autonomous,
 }
 
 pub(super) async fn run(args: Args) -> Result<Exit, CommandError> {
@@ -38,6 +54,8 @@ pub(super) async fn run(args: Args) -> Result<Exit, CommandError> {
         "adopt": args.adopt,
         "create_live": args.create_live,
         "timeout_seconds": args.timeout.map(|timeout| timeout.as_secs()),
+        "stage_only": args.stage_only,
+        "commit": args.commit,
     });
     session.start_run(&format!("/sites/{}/publish", args.site), &body, args.run.wait).await
 }

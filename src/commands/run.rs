@@ -24,6 +24,16 @@ pub(crate) enum Action {
         /// Its number
         run: u64,
     },
+    /// Let a run rest: nothing new is sent, and nothing is committed, until it is resumed
+    Pause {
+        /// Its number
+        run: u64,
+    },
+    /// Let a paused run go on
+    Resume {
+        /// Its number
+        run: u64,
+    },
     /// Wait until a run is over; the exit code then says how it ended
     #[command(after_help = EXIT_CODES)]
     Wait {
@@ -47,6 +57,20 @@ pub(super) async fn run(args: Args) -> Result<Exit, CommandError> {
             session.show(&answer, |accepted: Accepted| {
                 format!("Run {} is {}, and has been asked to stop.", accepted.run, plain(&accepted.state))
             })
+        }
+        Action::Pause { run } => {
+            let answer = session.client.post(&format!("/runs/{run}/pause"), &json!({})).await?;
+            session.show(&answer, |accepted: Accepted| {
+                let run = accepted.run;
+                format!(
+                    "Run {run} is {}, and rests from now on. `pressrun run resume {run}` lets it go on.",
+                    plain(&accepted.state)
+                )
+            })
+        }
+        Action::Resume { run } => {
+            let answer = session.client.post(&format!("/runs/{run}/resume"), &json!({})).await?;
+            session.show(&answer, |accepted: Accepted| format!("Run {} goes on.", accepted.run))
         }
         Action::Wait { run, timeout } => session.await_run(run, timeout).await,
     }

@@ -1,6 +1,7 @@
 //! What happens by itself: schedules, and the holds that keep them from publishing.
 
-use common::ids::{CheckpointName, GroupName, ScheduleName, SiteName};
+use common::ids::{CheckpointName, GroupName, ScheduleName, ServerName, SiteName};
+use common::path::ContentPath;
 use serde_json::json;
 
 use super::{Asked, Session, quorum};
@@ -11,6 +12,7 @@ use crate::view::{Hold, Schedule};
 pub(crate) type Args = Asked<Action>;
 
 #[derive(Debug, clap::Subcommand)]
+#[expect(clippy::large_enum_variant, reason = "there is one of it, once")]
 pub(crate) enum Action {
     /// Make a schedule
     #[command(group = clap::ArgGroup::new("when").required(true).args(["at", "cron"]))]
@@ -40,6 +42,18 @@ pub(crate) enum Action {
         /// For --action audit: bring back what has drifted
         #[arg(long)]
         repair: bool,
+        /// For --action hot: a file or directory below staging; may be repeated
+        #[arg(long = "path", value_name = "PATH", required_if_eq("action", "hot"))]
+        paths: Vec<ContentPath>,
+        /// For --action hot: so many servers, those with the least load at the time
+        #[arg(long = "servers", value_name = "N", conflicts_with = "servers")]
+        count: Option<u32>,
+        /// For --action hot, switch and remove: this server; may be repeated
+        #[arg(long = "server", id = "servers", value_name = "SERVER")]
+        servers: Vec<ServerName>,
+        /// For --action remove: keep what was live as the servers' backup
+        #[arg(long)]
+        keep_content: bool,
         /// Content group; needed only when the site has several
         #[arg(long)]
         group: Option<GroupName>,
@@ -108,6 +122,12 @@ pub(crate) enum What {
     Checkpoint,
     /// Look whether live trees still are what was published
     Audit,
+    /// Bring live what is staged, or the backup
+    Switch,
+    /// Bring some paths of staging live on some servers
+    Hot,
+    /// Take the content off servers
+    Remove,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -137,6 +157,10 @@ pub(super) async fn run(args: Args) -> Result<Exit, CommandError> {
             checkpoint,
             full,
             repair,
+            paths,
+            count,
+            servers,
+            keep_content,
             group,
             quorum,
             conflict,
@@ -148,6 +172,7 @@ pub(super) async fn run(args: Args) -> Result<Exit, CommandError> {
                 "name": name, "site": site, "group": group, "action": word(&action), "checkpoint": checkpoint,
                 "at": at, "cron": cron, "zone": cron.is_some().then_some(zone), "quorum": quorum,
                 "conflict": word(&conflict), "missed": word(&missed), "full": full, "repair": repair,
+                "paths": paths, "count": count, "servers": servers, "keep_content": keep_content,
             });
             let answer = session.client.post("/schedules", &body).await?;
             session.show(&answer, |schedule| describe(&schedule))

@@ -109,15 +109,21 @@ fn without_waiting_a_run_is_told_when_it_is_accepted() {
 fn flags_reach_the_api() {
     let fake = Fake::start().answers(PUBLISH, 202, ACCEPTED).answers("POST /api/v1/sites", 201, r#"{"name":"www"}"#);
     let publish = ["publish", "www", "--group", "g", "--quorum", "80%", "--adopt", "--create-live", "--timeout", "5m"];
-    assert_eq!(fake.run(&publish).code, 0);
-    assert_eq!(fake.run(&["publish", "www"]).code, 0);
+    assert_eq!(fake.run(&[&publish[..], &["--commit", "autonomous"]].concat()).code, 0);
+    assert_eq!(fake.run(&["publish", "www", "--stage-only"]).code, 0);
     let site = ["site", "create", "www", "--staging", "content", "--live", "/srv/{server}/www", "--exclude", "*.tmp"];
     let created = fake.run(&site);
     assert_eq!(created.code, 0, "{created:?}");
     let bodies: Vec<Value> = fake.asked().into_iter().map(|asked| asked.body).collect();
-    let full = json!({ "group": "g", "quorum": "80%", "adopt": true, "create_live": true, "timeout_seconds": 300 });
+    let full = json!({
+        "group": "g", "quorum": "80%", "adopt": true, "create_live": true, "timeout_seconds": 300, "stage_only": false,
+        "commit": "autonomous",
+    });
     assert_eq!(bodies[0], full);
-    let plain = json!({ "group": null, "quorum": null, "adopt": false, "create_live": false, "timeout_seconds": null });
+    let plain = json!({
+        "group": null, "quorum": null, "adopt": false, "create_live": false, "timeout_seconds": null,
+        "stage_only": true, "commit": "coordinated",
+    });
     assert_eq!(bodies[1], plain);
     let staging = std::env::current_dir().unwrap().join("content");
     let site = json!({
@@ -177,6 +183,56 @@ fn what_mends_servers_names_them_and_a_policy_says_only_what_changes() {
         json!({ "extra": "fail", "linger_seconds": 0 }),
     ];
     assert_eq!(bodies, expected);
+}
+
+#[test]
+fn content_is_taken_off_servers_only_when_somebody_confirms_it() {
+    let remove = "POST /api/v1/sites/www/remove";
+    let fake = Fake::start().answers(remove, 202, ACCEPTED);
+    let unconfirmed = fake.run(&["remove", "www", "--group", "all"]);
+    assert_eq!(unconfirmed.code, 2, "{unconfirmed:?}");
+    for words in ["every server of group all", "backups go, too", "--yes"] {
+        assert!(unconfirmed.err.contains(words), "{words}: {unconfirmed:?}");
+    }
+    assert_eq!(fake.asked(), []);
+    assert_eq!(fake.run(&["remove", "www", "--yes"]).code, 2, "from whom?");
+    assert_eq!(fake.run(&["remove", "www", "--server", "s1w1", "--keep-content", "--yes"]).code, 0);
+    let asked = json!({ "group": null, "servers": ["s1w1"], "keep_content": true, "quorum": null });
+    assert_eq!(fake.asked()[0].body, asked);
+}
+
+#[test]
+fn what_is_for_single_servers_names_them_or_their_number() {
+    let (hot, switch) = ("POST /api/v1/sites/www/hot", "POST /api/v1/sites/www/switch");
+    let fake = Fake::start().answers(hot, 202, ACCEPTED).answers(switch, 202, ACCEPTED);
+    assert_eq!(fake.run(&["hot", "www", "index.html", "news", "--servers", "2"]).code, 0);
+    assert_eq!(fake.run(&["hot", "www", "index.html", "--server", "s1w1", "--quorum", "1"]).code, 0);
+    assert_eq!(fake.run(&["switch", "www", "--server", "s1w1"]).code, 0);
+    assert_eq!(fake.run(&["switch", "www", "--quorum", "100%"]).code, 0);
+    for wrong in
+        [&["hot", "www", "x"][..], &["hot", "www", "--servers", "2"], &["hot", "www", "../x", "--servers", "2"]]
+    {
+        assert_eq!(fake.run(wrong).code, 2, "{wrong:?}");
+    }
+    let bodies: Vec<Value> = fake.asked().into_iter().map(|asked| asked.body).collect();
+    let expected = [
+        json!({ "group": null, "paths": ["index.html", "news"], "servers": [], "count": 2, "quorum": null }),
+        json!({ "group": null, "paths": ["index.html"], "servers": ["s1w1"], "count": null, "quorum": "1" }),
+        json!({ "group": null, "servers": ["s1w1"], "quorum": null }),
+        json!({ "group": null, "servers": [], "quorum": "100%" }),
+    ];
+    assert_eq!(bodies, expected);
+}
+
+#[test]
+fn a_run_is_paused_and_resumed_by_its_number() {
+    let (pause, resume) = ("POST /api/v1/runs/7/pause", "POST /api/v1/runs/7/resume");
+    let fake = Fake::start().answers(pause, 202, r#"{"run":7,"state":"running"}"#).answers(resume, 202, ACCEPTED);
+    let paused = fake.run(&["run", "pause", "7"]);
+    assert!(paused.code == 0 && paused.out.contains("pressrun run resume 7"), "{paused:?}");
+    assert_eq!(fake.run_json(&["run", "resume", "7"]).out.trim_end(), ACCEPTED);
+    let over = Fake::start().answers(pause, 409, &problem(409, "run 7 cannot be paused: it is over"));
+    assert_eq!(over.run(&["run", "pause", "7"]).code, 6);
 }
 
 #[test]

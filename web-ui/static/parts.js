@@ -84,7 +84,7 @@ export function panel(title, note, ...content) {
 
 export const KINDS = {
   good: ["online", "done", "committed", "complete", "finished"],
-  busy: ["running", "queued", "waiting", "received", "receiving", "prepared", "sending", "preparing", "committing"],
+  busy: ["running", "queued", "paused", "waiting", "received", "receiving", "prepared", "sending", "preparing", "committing"],
   warn: ["stale", "partial", "undone", "rolled-back", "cancelled"],
   bad: ["failed", "offline", "timeout", "refused"],
 };
@@ -136,5 +136,5 @@ export function time(text) {
 }
 
 export const version = (text) => (text ? element("span", { class: "mono", title: text }, text.slice(0, 8)) : "–");
-export const isOver = (run) => !["queued", "running"].includes(run.state);
+export const isOver = (run) => !["queued", "running", "paused"].includes(run.state);
 export const count = (number, one, many) => `${number} ${number === 1 ? one : many}`;

@@ -324,6 +324,7 @@ impl Agent {
                     }
                     leading.forward.drop_object(object);
                 }
+                ToLeader::Rest { object } => self.let_rest(object),
                 ToLeader::Pong => {}
                 ToLeader::MoveControl { to } => self.order_move(to),
                 ToLeader::ReportSegment => leading.report_segment(now),

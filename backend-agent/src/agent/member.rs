@@ -434,7 +434,8 @@ impl Agent {
     pub(super) fn fetch(&mut self, ticket: Ticket, source: Source) {
         let beginning = self.receptions.beginning(ticket.object, self.clock.now());
         let (fetcher, events, ccm) = (self.fetcher.clone(), self.events.clone(), self.ccm_address.clone());
-        tokio::spawn(async move {
+        let object = ticket.object;
+        let task = tokio::spawn(async move {
             let progress = early::teller(events.clone());
             let result = fetch(&fetcher, &ticket, &source, beginning, &ccm, progress).await;
             if result.is_err() {
@@ -444,10 +445,12 @@ impl Agent {
             // Fails only when the agent has stopped.
             events.send(Event::Fetched { ticket, source, result }).await.ok();
         });
+        self.fetches.insert(object, task.abort_handle());
     }
 
     pub(super) fn fetched(&mut self, ticket: Ticket, source: Source, result: &Result<(), String>) {
         self.fetching.remove(&ticket.object);
+        self.fetches.remove(&ticket.object);
         self.offered_is_here(ticket.object, result.is_ok());
         if let Err(reason) = result {
             tracing::warn!(assignment = %ticket.assignment, source = %source.address, reason, "an object could not be fetched");

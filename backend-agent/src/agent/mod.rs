@@ -18,6 +18,7 @@ mod leading;
 mod member;
 pub(crate) mod moving;
 mod reaching;
+mod resting;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
@@ -54,6 +55,7 @@ use protocol::registration::InfoError;
 use protocol::relocation::{self, Places, Relocation};
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot};
+use tokio::task::AbortHandle;
 use transfer::fetch::Fetcher;
 use transfer::server::{ChunkService, Incoming, NotifyFailure};
 use transfer::store::ObjectStore;
@@ -218,6 +220,8 @@ pub(crate) struct Agent {
     applying: BTreeSet<AssignmentNumber>,
     /// Assignments being fetched because no session brought them.
     fetching: BTreeSet<Digest>,
+    /// To stop those again.
+    fetches: BTreeMap<Digest, AbortHandle>,
     handled: BTreeMap<AssignmentNumber, Outcome>,
     /// Objects that were applied, and when.
     spent: VecDeque<(Timestamp, Digest)>,
@@ -330,6 +334,7 @@ impl Agent {
             fixed: config.sites.clone(),
             notes: config.data.join("sites.json"),
             hooks: Arc::new(config.hooks.clone()),
+            content: config.content.clone(),
         };
         let done = events.clone();
         let (worker, states) = Worker::start(scope, move |applied| {
@@ -419,6 +424,7 @@ impl Agent {
             states,
             applying: BTreeSet::new(),
             fetching: BTreeSet::new(),
+            fetches: BTreeMap::new(),
             handled: BTreeMap::new(),
             spent: VecDeque::new(),
             host_at: now + HOST_INTERVAL,

@@ -24,8 +24,27 @@ pub enum OpenError {
         live: PathBuf,
     },
     /// The live directory is a symbolic link, so that what is switched would not be what is served.
-    #[error("the live directory {live} is a symbolic link")]
+    #[error(
+        "the live directory {live} is a symbolic link; the agent's configuration must say `switch = \"symlink\"` for that"
+    )]
     LiveIsSymlink {
+        /// The live directory as configured.
+        live: PathBuf,
+    },
+    /// Live is to be a link to one of its trees, and is a directory.
+    #[error(
+        "the live directory {live} is a directory, and its switch is \"symlink\"; make it a link to itself once: in the directory around it, `mv {name} {tree} && ln -s {tree} {name}`",
+        name = live.file_name().unwrap_or_default().display()
+    )]
+    LiveIsDirectory {
+        /// The live directory as configured.
+        live: PathBuf,
+        /// What the tree would be called.
+        tree: String,
+    },
+    /// Live is a link that nobody here made: what it leads to is not this agent's.
+    #[error("{live} is a symbolic link to something else than one of its trees")]
+    LiveForeignLink {
         /// The live directory as configured.
         live: PathBuf,
     },
@@ -100,9 +119,11 @@ impl OpenError {
     #[must_use]
     pub fn code(&self) -> RefusalCode {
         match self {
-            Self::OutsideRoots { .. } | Self::LiveIsSymlink { .. } | Self::LiveNotDirectory { .. } => {
-                RefusalCode::OutsideRoots
-            }
+            Self::OutsideRoots { .. }
+            | Self::LiveIsSymlink { .. }
+            | Self::LiveIsDirectory { .. }
+            | Self::LiveForeignLink { .. }
+            | Self::LiveNotDirectory { .. } => RefusalCode::OutsideRoots,
             Self::Parent { source, .. } if source.kind() == io::ErrorKind::NotFound => RefusalCode::LiveMissing,
             Self::State { source, .. } | Self::Recovery { source, .. } if is_full(source) => RefusalCode::NoSpace,
             Self::Parent { .. }

@@ -137,21 +137,22 @@ fn mirror_one(
 
 /// Original directories with the places, in both trees, that they change between. Opened before the
 /// swap, so that nothing but the exchanges themselves stands between it and them.
-pub(super) struct Originals(Vec<(Rc<OwnedFd>, Rc<OwnedFd>, OsString)>);
+pub(super) struct Originals(Vec<(Rc<OwnedFd>, Rc<OwnedFd>, OsString, u64)>);
 
 impl Originals {
     pub(super) fn find(live: &Tree, coming: &Tree, carried: &[Carried]) -> io::Result<Self> {
         let directories = carried.iter().filter(|entry| entry.directory);
         let pairs = directories.map(|entry| {
-            Ok((live.parent(&entry.path)?, coming.parent(&entry.path)?, OsString::from(entry.path.file_name())))
+            let name = OsString::from(entry.path.file_name());
+            Ok((live.parent(&entry.path)?, coming.parent(&entry.path)?, name, entry.inode))
         });
         pairs.collect::<io::Result<_>>().map(Self)
     }
 
     /// Brings them to the tree that is live. What cannot be exchanged is left to [`settle`].
-    pub(super) fn follow(&self) {
-        for (from, to, name) in &self.0 {
-            if let Err(error) = rustix::fs::renameat_with(from, name, to, name, RenameFlags::EXCHANGE) {
+    pub(super) fn follow(&self, state: BorrowedFd<'_>) {
+        for (from, to, name, inode) in &self.0 {
+            if let Err(error) = trade(from.as_fd(), to.as_fd(), name, state, *inode) {
                 tracing::debug!(?name, %error, "an excluded directory follows later");
             }
         }
@@ -211,12 +212,17 @@ fn settle_one(
     let is_original = |stat: &Option<Stat>| stat.as_ref().is_some_and(|stat| stat.st_ino == entry.inode);
     if is_original(&original) {
         if present.is_some() {
-            rustix::fs::renameat_with(there, name, here, name, RenameFlags::EXCHANGE)?;
+            trade(there, here, name, state, entry.inode)?;
         } else {
             rustix::fs::renameat(there, name, here, name)?;
         }
     } else if !is_original(&present) {
         return Ok(());
+    }
+    // What a crash within a trade left aside belongs there.
+    let aside = aside_name(entry.inode);
+    if stat_at(state, OsStr::new(&aside))?.is_some() && stat_at(there, name)?.is_none() {
+        rustix::fs::renameat(state, &aside, there, name)?;
     }
     match stat_at(there, name)? {
         Some(stat) if is_directory(&stat) => {
@@ -227,6 +233,25 @@ fn settle_one(
         }
         Some(_) | None => Ok(()),
     }
+}
+
+/// Name, in the state directory, of a mirrored directory whose original, of this inode, takes its place.
+fn aside_name(inode: u64) -> String {
+    format!("aside-{inode}")
+}
+
+/// Has an original directory, in `from`, and its mirror, in `to`, change places: by one exchange, or where
+/// the file system has none by three renames, between the first two of which nothing stands there. Whoever
+/// asks in that moment, a few microseconds, is told so; nothing that was written is lost.
+fn trade(from: BorrowedFd<'_>, to: BorrowedFd<'_>, name: &OsStr, state: BorrowedFd<'_>, inode: u64) -> io::Result<()> {
+    match rustix::fs::renameat_with(from, name, to, name, RenameFlags::EXCHANGE) {
+        Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => {}
+        result => return Ok(result?),
+    }
+    let aside = aside_name(inode);
+    rustix::fs::renameat(to, name, state, &aside)?;
+    rustix::fs::renameat(from, name, to, name)?;
+    Ok(rustix::fs::renameat(state, &aside, from, name)?)
 }
 
 /// Brings what was put into a mirrored directory while it was live. It takes the place of what stands

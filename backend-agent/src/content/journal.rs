@@ -135,6 +135,13 @@ impl Body {
         }
     }
 
+    /// The versions of all trees that there are.
+    pub(super) fn versions(&self) -> impl Iterator<Item = Version> {
+        let backup = self.backup.as_ref().and_then(|backup| backup.version);
+        let prepared = self.prepared.as_ref().map(|prepared| prepared.version);
+        [self.live.version, backup, prepared].into_iter().flatten()
+    }
+
     pub(super) fn note_committed(&mut self, number: AssignmentNumber) {
         push(&mut self.committed, number);
     }
@@ -203,21 +210,46 @@ pub(crate) struct Journal {
     pub(super) swap: Option<Swap>,
 }
 
+/// From when on a journal must be the one that is found after a power cut.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Lasts {
+    /// Before anything else happens.
+    Now,
+    /// Whenever the directory is made durable next: until then the one before leads to the same state.
+    Later,
+}
+
 /// Name of the journal in the state directory.
 pub(super) const JOURNAL: &str = "journal";
 
 impl Journal {
-    /// Makes this the state, durably.
-    pub(super) fn write(&self, state: BorrowedFd<'_>, fault: &mut dyn Fault) -> io::Result<()> {
+    /// Makes this the state. `is_first`: there was none before, so the state directory itself and all in
+    /// it may be new. Nothing is acknowledged, and no tree is named by anybody, before the first journal is
+    /// in its place; one flush of the file system just before that makes all of them last, whoever made
+    /// them, and takes the place of the flush of the journal's content.
+    pub(super) fn write(
+        &self,
+        state: BorrowedFd<'_>,
+        fault: &mut dyn Fault,
+        is_first: bool,
+        lasts: Lasts,
+    ) -> io::Result<()> {
         fault.at(Point::WriteJournal)?;
-        write_new(state, JOURNAL, self, true)?;
+        write_new(state, JOURNAL, self, !is_first)?;
+        if is_first {
+            rustix::fs::syncfs(state)?;
+        }
         fault.at(Point::ReplaceJournal)?;
         replace(state, JOURNAL)?;
-        Ok(rustix::fs::fsync(state)?)
+        match lasts {
+            Lasts::Now => Ok(rustix::fs::fsync(state)?),
+            Lasts::Later => Ok(()),
+        }
     }
 }
 
-fn new_name(name: &str) -> String {
+/// What a file is called until it takes its place.
+pub(super) fn new_name(name: &str) -> String {
     format!("{name}.new")
 }
 
@@ -231,7 +263,8 @@ pub(crate) fn seal(content: &impl Serialize) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-fn write_new(dir: BorrowedFd<'_>, name: &str, content: &impl Serialize, durable: bool) -> io::Result<()> {
+/// Writes what is to take the place of a file, under another name; durably if asked.
+pub(super) fn write_new(dir: BorrowedFd<'_>, name: &str, content: &impl Serialize, durable: bool) -> io::Result<()> {
     let bytes = seal(content)?;
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC;
     let mut file: File = open_beneath(dir, OsStr::new(&new_name(name)), flags, Mode::RUSR | Mode::WUSR)?.into();
@@ -242,7 +275,8 @@ fn write_new(dir: BorrowedFd<'_>, name: &str, content: &impl Serialize, durable:
     Ok(())
 }
 
-fn replace(dir: BorrowedFd<'_>, name: &str) -> io::Result<()> {
+/// Has it take that place.
+pub(super) fn replace(dir: BorrowedFd<'_>, name: &str) -> io::Result<()> {
     Ok(rustix::fs::renameat(dir, new_name(name), dir, name)?)
 }
 

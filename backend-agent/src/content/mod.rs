@@ -13,7 +13,7 @@
 //! index       digests of files by inode; only saves work (local.rs)
 //! lingering   files that were removed and can still be reached (leftover.rs)
 //! temp/       the tree being staged, or staged and waiting for its commit
-//! backup/     the tree that was live before
+//! backup/     the tree that was live before; where live is a link both stand beside it (places.rs)
 //! trash/      trees that are not needed; removed when there is time
 //! lock        held while the trees are open
 //! ```
@@ -29,7 +29,10 @@ mod fault;
 mod journal;
 mod leftover;
 mod local;
+mod lone;
 mod open;
+mod places;
+mod policy;
 mod prepare;
 mod stage;
 mod swap;
@@ -37,7 +40,7 @@ mod swap;
 mod tests;
 mod trees;
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::io::{Read, Seek};
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -53,8 +56,8 @@ use common::time::WallTime;
 use crate::hooks::HookFailed;
 
 use errors::ContentError;
-use journal::{Body, Place, Swap};
-use trees::{Tree, leads_nowhere, remove, stat_at};
+use journal::{Body, Lasts, Place, Swap};
+use trees::remove;
 
 pub(crate) use audit::Audit;
 pub(crate) use journal::{Journal, seal, unseal};
@@ -62,9 +65,10 @@ pub(crate) use local::Index;
 
 pub use errors::OpenError;
 pub use fault::{Fault, NoFault, Point};
+pub use places::Switch;
+pub(crate) use policy::ContentSection;
+pub use policy::{TreePolicies, TreePolicy};
 
-const TEMP: &str = "temp";
-const BACKUP: &str = "backup";
 const INDEX: &str = "index";
 
 /// The trees of one hosted site on this server, held open and locked.
@@ -75,6 +79,7 @@ pub struct SiteTrees {
     /// For messages only; work goes through the descriptors.
     live_path: PathBuf,
     live_name: OsString,
+    policy: TreePolicy,
     /// The directory around live.
     parent: OwnedFd,
     state: OwnedFd,
@@ -83,6 +88,8 @@ pub struct SiteTrees {
     /// Held for its lock.
     _lock: OwnedFd,
     journal: Journal,
+    /// Whether there was no journal before.
+    is_first: bool,
     /// The last swap, for what is put into its mirrored directories late.
     left_behind: Option<Swap>,
     /// Whether that was not looked at yet when there was time.
@@ -171,8 +178,11 @@ impl SiteTrees {
         self.check_address(&header, cluster, own)?;
         self.finish_swap()?;
         self.settle_stragglers();
-        if let Some(outcome) = self.body().outcome_of(header.number, header.sequence) {
-            return Ok(outcome.clone());
+        let known = self.body().outcome_of(header.number, header.sequence).cloned();
+        if let Some(outcome) = known {
+            // Staged, and then a crash: what goes live by itself goes on.
+            let halfway = header.kind == Kind::Alone && matches!(outcome, Outcome::Prepared { .. });
+            return if halfway { self.bring_alone_live(&header) } else { Ok(outcome) };
         }
         match header.kind {
             Kind::Prepare => {
@@ -190,6 +200,15 @@ impl SiteTrees {
             Kind::Commit { prepared } => self.commit(&header, prepared, now),
             Kind::Undo { prepared } => self.undo(&header, prepared, now),
             Kind::Audit { full } => self.audit(&header, full, now),
+            Kind::Discard => {
+                self.check_order(&header, now)?;
+                self.keep_live_only(&header)
+            }
+            Kind::Alone => {
+                self.check_order(&header, now)?;
+                self.prepare(&header, &mut reader)?;
+                self.bring_alone_live(&header)
+            }
         }
     }
 
@@ -238,11 +257,11 @@ impl SiteTrees {
         self.try_out = Some(try_out);
     }
 
-    /// Tries out the tree `name` of the state directory.
-    fn try_out(&mut self, name: &str, version: Version) -> Result<(), ContentError> {
-        let Some(try_out) = &mut self.try_out else { return Ok(()) };
-        let state = open::state_name(&self.live_name);
-        Ok(try_out(&self.live_path.with_file_name(state).join(name), version)?)
+    /// Tries out the tree at a place.
+    fn try_out(&mut self, place: Place, version: Version) -> Result<(), ContentError> {
+        let path = self.place_path(place)?;
+        let (Some(path), Some(try_out)) = (path, &mut self.try_out) else { return Ok(()) };
+        Ok(try_out(&path, version)?)
     }
 
     /// It is for this site of this cluster, and for this server.
@@ -277,9 +296,9 @@ impl SiteTrees {
     /// Makes a state the durable one. Not while a swap is pending.
     fn write_body(&mut self, body: Body) -> Result<(), ContentError> {
         let journal = Journal { body, swap: None };
-        if let Err(error) = journal.write(self.state.as_fd(), &mut *self.fault) {
+        if let Err(error) = self.put_journal(&journal, Lasts::Now) {
             // It may be in its place all the same, and would be believed when the trees are opened again.
-            if let Err(second) = self.journal.write(self.state.as_fd(), &mut *self.fault) {
+            if let Err(second) = self.put_journal(&self.journal.clone(), Lasts::Now) {
                 tracing::warn!(site = %self.site, error = %second, "the journal cannot be put back");
             }
             return Err(ContentError::io("writing", "the journal")(error));
@@ -288,34 +307,10 @@ impl SiteTrees {
         Ok(())
     }
 
-    /// The live tree, `None` if there is no live directory.
-    fn open_live(&self) -> Result<Option<Tree>, ContentError> {
-        match Tree::find(self.parent.as_fd(), &self.live_name) {
-            Ok(tree) => Ok(tree),
-            Err(error) if error.kind() == std::io::ErrorKind::CrossesDevices => Err(ContentError::LiveIsMountPoint),
-            Err(error) if leads_nowhere(&error) => Err(check::altered(&self.live_path.display(), "it is no directory")),
-            Err(error) => Err(ContentError::io("opening", self.live_path.display())(error)),
-        }
-    }
-
-    fn open_place(&self, place: Place) -> Result<Option<Tree>, ContentError> {
-        match place {
-            Place::Live => self.open_live(),
-            Place::Temp => Tree::find(self.state.as_fd(), OsStr::new(TEMP)).map_err(ContentError::io("opening", TEMP)),
-            Place::Backup => {
-                Tree::find(self.state.as_fd(), OsStr::new(BACKUP)).map_err(ContentError::io("opening", BACKUP))
-            }
-        }
-    }
-
-    fn inode(&self, name: &str) -> Result<Option<u64>, ContentError> {
-        let stat = stat_at(self.state.as_fd(), OsStr::new(name)).map_err(ContentError::io("reading", name))?;
-        Ok(stat.map(|stat| stat.st_ino))
-    }
-
-    fn live_inode(&self) -> Result<Option<u64>, ContentError> {
-        let stat = stat_at(self.parent.as_fd(), &self.live_name);
-        Ok(stat.map_err(ContentError::io("reading", self.live_path.display()))?.map(|stat| stat.st_ino))
+    fn put_journal(&mut self, journal: &Journal, lasts: Lasts) -> std::io::Result<()> {
+        journal.write(self.state.as_fd(), &mut *self.fault, self.is_first, lasts)?;
+        self.is_first = false;
+        Ok(())
     }
 
     fn read_manifest(&self, version: Version) -> std::io::Result<Option<Manifest>> {
@@ -330,30 +325,13 @@ impl SiteTrees {
             .map_err(ContentError::io(doing, version))
     }
 
-    /// Puts a tree of the state directory where it is removed when there is time.
-    fn discard(&mut self, name: &str) -> Result<(), ContentError> {
-        let Some(inode) = self.inode(name)? else { return Ok(()) };
-        self.fault.at(Point::Discard).map_err(ContentError::io("discarding", name))?;
-        rustix::fs::renameat(&self.state, name, &self.trash, inode.to_string())
-            .map_err(|error| ContentError::io("discarding", name)(error.into()))
-    }
-
     fn empty_trash(&mut self) -> Result<(), ContentError> {
         let failed = || ContentError::io("removing", "what is not needed");
         for (name, _) in trees::list(self.trash.as_fd()).map_err(failed())? {
             self.fault.at(Point::Discard).map_err(failed())?;
             remove(self.trash.as_fd(), &name, &mut self.index).map_err(failed())?;
         }
-        let body = self.body();
-        let needed: Vec<String> = [
-            body.live.version,
-            body.backup.as_ref().and_then(|backup| backup.version),
-            body.prepared.as_ref().map(|prepared| prepared.version),
-        ]
-        .into_iter()
-        .flatten()
-        .map(|version| version.to_string())
-        .collect();
+        let needed: Vec<String> = self.body().versions().map(|version| version.to_string()).collect();
         for (name, _) in trees::list(self.manifests.as_fd()).map_err(failed())? {
             if !needed.iter().any(|needed| name == needed.as_str()) {
                 remove(self.manifests.as_fd(), &name, &mut self.index).map_err(failed())?;

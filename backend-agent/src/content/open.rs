@@ -9,20 +9,21 @@ use std::time::Duration;
 use common::errors::chain;
 use common::ids::{ServerName, SiteName};
 use common::outcome::SiteState;
-use rustix::fs::{FileType, FlockOperation, Mode, OFlags};
+use rustix::fs::{FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 
 use super::errors::{ContentError, OpenError};
 use super::fault::NoFault;
-use super::journal::{Body, JOURNAL, Journal, Move, Place, read_sealed};
+use super::journal::{Body, JOURNAL, Journal, Move, Place, new_name, read_sealed, replace};
 use super::leftover::{LINGERING, Lingering};
 use super::local::Index;
-use super::trees::{file_type, open_beneath, open_directory, stat_at};
-use super::{BACKUP, INDEX, SiteTrees, TEMP};
+use super::places::{LiveEntry, NEW_LINK, Switch, look, slot_names};
+use super::trees::{open_beneath, open_directory, stat_at};
+use super::{INDEX, SiteTrees, TreePolicy};
 
 /// What a crash may leave in the state directory, under names that nothing is looked for by.
-const PASSING_NAMES: [&str; 6] =
-    ["journal.new", "index.new", "lingering.new", super::excluded::PASSING, "probe-from", "probe-to"];
+const PASSING_NAMES: [&str; 7] =
+    ["journal.new", "index.new", "lingering.new", NEW_LINK, super::excluded::PASSING, "probe-from", "probe-to"];
 
 /// A live directory that may be worked on.
 struct Location {
@@ -79,13 +80,28 @@ impl Location {
         move |source| OpenError::State { live, doing, source }
     }
 
-    fn check_live(&self) -> Result<(), OpenError> {
-        let live = || self.live.clone();
-        let stat = stat_at(self.parent.as_fd(), &self.name);
-        match stat.map_err(|source| OpenError::Parent { live: live(), source })?.as_ref().map(file_type) {
-            None | Some(FileType::Directory) => Ok(()),
-            Some(FileType::Symlink) => Err(OpenError::LiveIsSymlink { live: live() }),
-            Some(_) => Err(OpenError::LiveNotDirectory { live: live() }),
+    fn look(&self) -> Result<LiveEntry, OpenError> {
+        look(self.parent.as_fd(), &self.name).map_err(|source| OpenError::Parent { live: self.live.clone(), source })
+    }
+
+    /// That what stands at live's name is what the configured way of switching has there.
+    fn check_live(&self, switch: Switch) -> Result<(), OpenError> {
+        let live = self.live.clone();
+        match (switch, self.look()?) {
+            (_, LiveEntry::Nothing)
+            | (Switch::Exchange, LiveEntry::Directory { .. })
+            | (Switch::Symlink, LiveEntry::OwnLink { inode: Some(_), .. }) => Ok(()),
+            (Switch::Exchange, LiveEntry::OwnLink { .. } | LiveEntry::ForeignLink) => {
+                Err(OpenError::LiveIsSymlink { live })
+            }
+            (Switch::Symlink, LiveEntry::Directory { .. }) => {
+                let tree = slot_names(&self.name).next().unwrap_or_default();
+                Err(OpenError::LiveIsDirectory { live, tree: tree.to_string_lossy().into_owned() })
+            }
+            (Switch::Symlink, LiveEntry::OwnLink { inode: None, .. } | LiveEntry::ForeignLink) => {
+                Err(OpenError::LiveForeignLink { live })
+            }
+            (Switch::Exchange | Switch::Symlink, LiveEntry::Other) => Err(OpenError::LiveNotDirectory { live }),
         }
     }
 
@@ -143,14 +159,21 @@ fn hold(lock: &OwnedFd) -> io::Result<bool> {
 impl SiteTrees {
     /// Opens and locks the trees of a hosted site, and brings to its end what a crash interrupted.
     /// The live directory itself need not be there: whether it may be made is the first publish's
-    /// decision. `{server}` in `live_dir` stands for the server's name.
+    /// decision. `{server}` in `live_dir` stands for the server's name; `policy` says whether live is a
+    /// directory or a link.
     ///
     /// # Errors
     /// [`OpenError`]: above all when `live_dir` is not strictly below one of `roots` once links in the
-    /// way there are resolved, or is a link itself.
-    pub fn open(site: &SiteName, server: &ServerName, live_dir: &Path, roots: &[PathBuf]) -> Result<Self, OpenError> {
+    /// way there are resolved, or is not what `policy` says.
+    pub fn open(
+        site: &SiteName,
+        server: &ServerName,
+        live_dir: &Path,
+        roots: &[PathBuf],
+        policy: TreePolicy,
+    ) -> Result<Self, OpenError> {
         let location = locate(server, live_dir, roots)?;
-        location.check_live()?;
+        location.check_live(policy.switch)?;
         let failed = |doing| location.state_error(doing);
         let state = make_directory(&location.parent, &location.state_name).map_err(failed("making it"))?;
         location.check_owner(&state)?;
@@ -162,10 +185,9 @@ impl SiteTrees {
         }
         let manifests = make_directory(&state, OsStr::new("manifests")).map_err(failed("making its directories"))?;
         let trash = make_directory(&state, OsStr::new("trash")).map_err(failed("making its directories"))?;
-        rustix::fs::fsync(&location.parent)
-            .and_then(|()| rustix::fs::fsync(&state))
-            .map_err(|error| failed("making it durable")(error.into()))?;
+        // What was made here need not last before the first journal does, which sees to that itself.
         let journal = location.read_journal(&state, site)?;
+        let is_first = journal.is_none();
         let journal = journal.unwrap_or_else(|| Journal { body: Body::new(site.clone()), swap: None });
         // A damaged index is one that knows nothing.
         let index: Index = read_sealed(state.as_fd(), INDEX).ok().flatten().unwrap_or_default();
@@ -175,12 +197,14 @@ impl SiteTrees {
             site: site.clone(),
             live_path: location.live,
             live_name: location.name,
+            policy,
             parent: location.parent,
             state,
             manifests,
             trash,
             _lock: lock,
             journal,
+            is_first,
             left_behind: None,
             stragglers_due: false,
             index,
@@ -217,22 +241,40 @@ impl SiteTrees {
         location.check_owner(&state)?;
         let Some(mut journal) = location.read_journal(&state, site)? else { return Ok(None) };
         if let Some(swap) = &journal.swap {
-            let live =
-                stat_at(location.parent.as_fd(), &location.name).map_err(location.state_error("reading live"))?;
-            if !swap.step.is_done(live.map(|stat| stat.st_ino)) {
+            let live = match location.look()? {
+                LiveEntry::Directory { inode } => Some(inode),
+                LiveEntry::OwnLink { inode, .. } => inode,
+                LiveEntry::Nothing | LiveEntry::ForeignLink | LiveEntry::Other => None,
+            };
+            if !swap.step.is_done(live) {
                 journal.swap = None;
             }
         }
         Ok(Some(journal.state()))
     }
 
+    /// Gives their names to manifests whose names did not last: what is in them did, before any journal named
+    /// them.
+    fn name_manifests(&self) -> io::Result<()> {
+        let swapped = self.journal.swap.as_ref().map(|swap| swap.after.versions());
+        for version in self.journal.body.versions().chain(swapped.into_iter().flatten()) {
+            let name = version.to_string();
+            if stat_at(self.manifests.as_fd(), OsStr::new(&name))?.is_none()
+                && stat_at(self.manifests.as_fd(), OsStr::new(&new_name(&name)))?.is_some()
+            {
+                replace(self.manifests.as_fd(), &name)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Brings an interrupted swap to its end or to nothing, and puts aside what no record names.
     fn recover(&mut self) -> Result<(), ContentError> {
+        self.name_manifests().map_err(ContentError::io("naming", "manifests"))?;
         if let Some(swap) = &self.journal.swap {
             if swap.step.is_done(self.live_inode()?) {
                 // The crash may have come before this was durable.
                 rustix::fs::fsync(&self.parent)
-                    .and_then(|()| rustix::fs::fsync(&self.state))
                     .map_err(|error| ContentError::io("making durable", self.live_path.display())(error.into()))?;
                 self.finish_swap()?;
             } else {
@@ -248,14 +290,18 @@ impl SiteTrees {
             }
         }
         let mut body = self.body().clone();
-        let backup = self.inode(BACKUP)?;
+        if let Some(record) = &body.backup {
+            // Of the last swap the journal may last, and not that the tree got its name.
+            self.take_for_backup(record.inode)?;
+        }
+        let backup = self.inode(Place::Backup)?;
         if body.backup.as_ref().is_some_and(|record| Some(record.inode) != backup) {
             tracing::warn!(site = %self.site, "the backup tree is not the one that was kept");
             body.backup = None;
         }
         if let Some(prepared) = &body.prepared {
             let present = match prepared.place {
-                Place::Temp => self.inode(TEMP)?,
+                Place::Temp => self.inode(Place::Temp)?,
                 Place::Backup => backup,
                 Place::Live => Some(prepared.inode),
             };

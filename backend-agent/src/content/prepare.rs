@@ -11,15 +11,15 @@ use common::manifest::Manifest;
 use common::outcome::Outcome;
 use rustix::fs::{Mode, OFlags};
 
+use super::SiteTrees;
 use super::blocks::OldFiles;
 use super::check::{check, first_entry};
 use super::errors::ContentError;
 use super::excluded::{Rule, mirror};
 use super::fault::Point;
-use super::journal::{Place, Prepared, write_sealed};
+use super::journal::{Place, Prepared, replace, write_new};
 use super::stage::{self, Plan, Sources};
-use super::trees::{Tree, clone_file, open_beneath, remove};
-use super::{SiteTrees, TEMP};
+use super::trees::{Tree, clone_file, open_beneath};
 
 /// Permission bits of a live directory that was made here.
 const NEW_ROOT_MODE: u32 = 0o755;
@@ -105,9 +105,7 @@ impl SiteTrees {
         let plan = stage::plan(result, reader.commands(), header.base, sources, &origins, &mut self.index)?;
         self.check_space(header, &plan, result.entries.len() as u64)?;
 
-        rustix::fs::mkdirat(&self.state, TEMP, Mode::RWXU)
-            .map_err(|error| ContentError::io("making", TEMP)(error.into()))?;
-        let temp = Tree::open(self.state.as_fd(), OsStr::new(TEMP)).map_err(ContentError::io("opening", TEMP))?;
+        let temp = self.make_temp()?;
         let old = OldFiles::new(base, sources.live.as_ref());
         stage::write(plan, result, &temp, sources, reader, &old, &mut self.index, &mut *self.fault)?;
         let complete = stage::complete(result, &temp, &mut self.index)?;
@@ -124,23 +122,22 @@ impl SiteTrees {
             mirror(live, &temp, rule, &mut self.index, &mut BTreeSet::new())?;
         }
         stage::finish_directories(result, &temp, root_mode)?;
-        self.try_out(TEMP, header.result)?;
-        self.fault.at(Point::CheckStaged).map_err(ContentError::io("checking", TEMP))?;
+        self.try_out(Place::Temp, header.result)?;
+        self.fault.at(Point::CheckStaged).map_err(ContentError::io("checking", "the staged tree"))?;
         check(&temp, rule, &mut self.index)?;
-        self.fault.at(Point::SyncStaged).map_err(ContentError::io("making durable", TEMP))?;
-        rustix::fs::syncfs(&self.state).map_err(|error| ContentError::io("making durable", TEMP)(error.into()))?;
+        // Written before the flush, which makes it last with the tree, and named after it: the name need not
+        // last before the journal does, for a manifest without its name is found when trees are opened.
         self.fault.at(Point::StoreManifest).map_err(ContentError::io("storing", "the manifest"))?;
-        write_sealed(self.manifests.as_fd(), &header.result.to_string(), result, true)
-            .map_err(ContentError::io("storing", "the manifest"))
+        let name = header.result.to_string();
+        write_new(self.manifests.as_fd(), &name, result, false).map_err(ContentError::io("storing", "the manifest"))?;
+        self.fault.at(Point::SyncStaged).map_err(ContentError::io("making durable", "the staged tree"))?;
+        rustix::fs::syncfs(&self.state)
+            .map_err(|error| ContentError::io("making durable", "the staged tree")(error.into()))?;
+        replace(self.manifests.as_fd(), &name).map_err(ContentError::io("storing", "the manifest"))
     }
 
     fn record_prepared(&mut self, header: &Header, place: Place) -> Result<Outcome, ContentError> {
-        let inode = match place {
-            Place::Temp => self.inode(TEMP)?,
-            Place::Backup => self.inode(super::BACKUP)?,
-            Place::Live => self.live_inode()?,
-        };
-        let Some(inode) = inode else { return Err(ContentError::NotPrepared { prepared: header.number }) };
+        let Some(inode) = self.inode(place)? else { return Err(ContentError::NotPrepared { prepared: header.number }) };
         let outcome = Outcome::Prepared { version: header.result };
         let mut body = self.body().clone();
         body.forget_prepared();
@@ -155,14 +152,6 @@ impl SiteTrees {
         body.remember(header.number, header.sequence, &outcome);
         self.write_body(body)?;
         Ok(outcome)
-    }
-
-    /// After a failure: nothing of it stays. What cannot be removed is found by no record and put
-    /// aside when the trees are used next.
-    fn remove_staged(&mut self) {
-        if let Err(error) = remove(self.state.as_fd(), OsStr::new(TEMP), &mut self.index) {
-            tracing::warn!(site = %self.site, %error, "what was staged cannot be removed yet");
-        }
     }
 
     /// Refuses before a byte is staged what will not fit.
@@ -247,7 +236,7 @@ impl SiteTrees {
             let mut none = BTreeSet::new();
             let mirrored = self.left_behind.as_mut().map_or(&mut none, |swap| &mut swap.mirrored);
             mirror(&live, &backup, &rule, &mut self.index, mirrored)?;
-            self.try_out(super::BACKUP, header.result)?;
+            self.try_out(Place::Backup, header.result)?;
             check(&backup, &rule, &mut self.index)?;
             self.fault.at(Point::SyncStaged).map_err(ContentError::io("making durable", "the backup"))?;
             rustix::fs::syncfs(&self.state)

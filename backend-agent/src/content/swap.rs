@@ -7,7 +7,6 @@
 //! switched is told by the inode of its root.
 
 use std::collections::BTreeSet;
-use std::ffi::OsStr;
 use std::io;
 use std::os::fd::AsFd as _;
 
@@ -19,14 +18,12 @@ use common::ids::AssignmentNumber;
 use common::manifest::Manifest;
 use common::outcome::Outcome;
 use common::time::WallTime;
-use rustix::fs::{Mode, RenameFlags};
 
+use super::SiteTrees;
 use super::errors::ContentError;
 use super::excluded::{Originals, Rule, find, mirror, settle};
 use super::fault::Point;
-use super::journal::{Backup, Before, Body, Journal, Live, Move, Place, Prepared, Swap};
-use super::trees::Tree;
-use super::{BACKUP, SiteTrees, TEMP};
+use super::journal::{Backup, Before, Body, Journal, Lasts, Live, Move, Place, Prepared, Swap};
 
 impl SiteTrees {
     pub(super) fn commit(
@@ -78,8 +75,7 @@ impl SiteTrees {
         }
         note(&mut after, &outcome);
         let present = match staged.place {
-            Place::Temp => self.inode(TEMP)?,
-            Place::Backup => self.inode(BACKUP)?,
+            Place::Temp | Place::Backup => self.inode(staged.place)?,
             Place::Live => {
                 self.write_body(after)?;
                 return Ok(outcome);
@@ -159,7 +155,7 @@ impl SiteTrees {
                 }
                 None => (Move::Vanish { outgoing }, None),
             },
-            (Before::Backup, Some(backup)) if self.inode(BACKUP)? == Some(backup.inode) => {
+            (Before::Backup, Some(backup)) if self.inode(Place::Backup)? == Some(backup.inode) => {
                 after.backup = Some(Backup { version: live.version, inode: outgoing });
                 (Move::Exchange { place: Place::Backup, incoming: backup.inode, outgoing }, backup.version)
             }
@@ -182,14 +178,12 @@ impl SiteTrees {
         if find(&tree, &rule).map_err(ContentError::io("looking for", "excluded paths"))?.is_empty() {
             return Ok(None);
         }
-        let failed = || ContentError::io("making", TEMP);
+        let failed = || ContentError::io("making", "an empty tree");
         let mode = tree.root_stat().map_err(failed())?.st_mode & 0o777;
-        self.discard(TEMP)?;
-        rustix::fs::mkdirat(&self.state, TEMP, Mode::RWXU).map_err(|error| failed()(error.into()))?;
-        if let Some(empty) = self.open_place(Place::Temp)? {
-            empty.set_root_mode(mode).map_err(failed())?;
-        }
-        self.inode(TEMP)
+        self.discard(Place::Temp)?;
+        let empty = self.make_temp()?;
+        empty.set_root_mode(mode).map_err(failed())?;
+        Ok(Some(empty.root_stat().map_err(failed())?.st_ino))
     }
 
     /// Notes an outcome that needed no work.
@@ -236,7 +230,7 @@ impl SiteTrees {
         let old = self.journal.body.clone();
         let mut journal =
             Journal { body: old.clone(), swap: Some(Swap { step, carried, mirrored, exclude, version, after }) };
-        journal.write(self.state.as_fd(), &mut *self.fault).map_err(ContentError::io("writing", "the journal"))?;
+        self.put_journal(&journal, Lasts::Now).map_err(ContentError::io("writing", "the journal"))?;
         let switched = self.fault.at(Point::Switch).and_then(|()| self.switch(step));
         if let Err(error) = switched {
             self.call_off(old);
@@ -244,7 +238,7 @@ impl SiteTrees {
         }
         if let (Some(originals), Some(swap)) = (&originals, &mut journal.swap) {
             if self.fault.at(Point::FollowSwitch).is_ok() {
-                originals.follow();
+                originals.follow(self.state.as_fd());
             }
             // At once, for whoever reads back what was just written. It is repeated below, so it may
             // fail here.
@@ -288,38 +282,9 @@ impl SiteTrees {
 
     fn sync_switch(&mut self) -> io::Result<()> {
         self.fault.at(Point::SyncSwitch)?;
-        rustix::fs::fsync(&self.parent)?;
-        Ok(rustix::fs::fsync(&self.state)?)
-    }
-
-    fn switch(&self, step: Move) -> io::Result<()> {
-        let live = self.live_name.as_os_str();
-        Ok(match step {
-            Move::Exchange { place, .. } => {
-                rustix::fs::renameat_with(&self.parent, live, &self.state, place_name(place), RenameFlags::EXCHANGE)
-            }
-            Move::Appear { .. } => {
-                rustix::fs::renameat_with(&self.state, TEMP, &self.parent, live, RenameFlags::NOREPLACE)
-            }
-            Move::Vanish { outgoing } => {
-                let name = outgoing.to_string();
-                rustix::fs::renameat_with(&self.parent, live, &self.trash, name, RenameFlags::NOREPLACE)
-            }
-        }?)
-    }
-
-    fn switch_back(&self, step: Move) -> io::Result<()> {
-        let live = self.live_name.as_os_str();
-        match step {
-            Move::Exchange { .. } => self.switch(step),
-            Move::Appear { .. } => {
-                Ok(rustix::fs::renameat_with(&self.parent, live, &self.state, TEMP, RenameFlags::NOREPLACE)?)
-            }
-            Move::Vanish { outgoing } => {
-                let name = outgoing.to_string();
-                Ok(rustix::fs::renameat_with(&self.trash, name, &self.parent, live, RenameFlags::NOREPLACE)?)
-            }
-        }
+        // One rename changes this directory and the one that the tree came from, both or neither: there is
+        // nothing left to flush in the other.
+        Ok(rustix::fs::fsync(&self.parent)?)
     }
 
     /// Brings a swap that switched live to its end. Can be repeated.
@@ -337,24 +302,29 @@ impl SiteTrees {
             // What is done there from here on need not be told from what was there before.
             self.journal.swap = Some(swap.clone());
         }
-        match swap.step {
-            Move::Exchange { place, outgoing, .. } => {
-                if place == Place::Temp && self.inode(TEMP)? == Some(outgoing) {
-                    self.discard(BACKUP)?;
-                    self.fault.at(Point::KeepBackup).map_err(ContentError::io("keeping", "the backup"))?;
-                    rustix::fs::renameat(&self.state, TEMP, &self.state, BACKUP)
-                        .map_err(|error| ContentError::io("keeping", "the backup")(error.into()))?;
-                }
-            }
-            Move::Appear { .. } => self.discard(BACKUP)?,
-            Move::Vanish { .. } => {}
-        }
-        rustix::fs::fsync(&self.state)
-            .map_err(|error| ContentError::io("making durable", "the state directory")(error.into()))?;
-        self.write_body(swap.after.clone())?;
+        // Need not last before the journal: a backup that has not got its name is found by its inode.
+        self.keep_backup(swap.step)?;
+        self.note_end(&swap)?;
         self.left_behind = Some(swap);
         self.stragglers_due = true;
         self.tidy()
+    }
+
+    /// Writes the state without the swap.
+    ///
+    /// It need not last at once: until it does, the journal with the swap is found, and live's inode says
+    /// that it happened; bringing it to its end once more changes nothing. Whatever this agent does next and
+    /// acknowledges, it notes in a journal that lasts, and what it does until then takes nothing away that the
+    /// end of a swap looks for. Excluded directories are the exception: others change them meanwhile, and
+    /// what they took away must not be brought from the mirror a second time.
+    fn note_end(&mut self, swap: &Swap) -> Result<(), ContentError> {
+        if !swap.carried.is_empty() {
+            return self.write_body(swap.after.clone());
+        }
+        let journal = Journal { body: swap.after.clone(), swap: None };
+        self.put_journal(&journal, Lasts::Later).map_err(ContentError::io("writing", "the journal"))?;
+        self.journal = journal;
+        Ok(())
     }
 
     /// Once more, for whoever held a mirrored directory open across the swap: what was put there since
@@ -370,7 +340,7 @@ impl SiteTrees {
 
     /// Gives whichever of the two trees is live the excluded entries. Can be repeated.
     pub(super) fn settle(&mut self, swap: &mut Swap, also_taken: bool) -> Result<(), ContentError> {
-        let Move::Exchange { place, incoming, outgoing } = swap.step else { return Ok(()) };
+        let Move::Exchange { incoming, outgoing, .. } = swap.step else { return Ok(()) };
         if swap.exclude.is_empty() {
             return Ok(());
         }
@@ -379,15 +349,9 @@ impl SiteTrees {
         let rule = Rule { exclude: &exclude, manifest: &manifest };
         let Some(live) = self.open_live()? else { return Ok(()) };
         let gone = if live.root_stat().map_err(failed())?.st_ino == incoming { outgoing } else { incoming };
-        for name in [BACKUP, place_name(place)] {
-            if self.inode(name)? == Some(gone) {
-                let gone = Tree::open(self.state.as_fd(), OsStr::new(name)).map_err(failed())?;
-                let state = self.state.as_fd();
-                return settle(&live, &gone, state, &rule, &swap.carried, &mut swap.mirrored, also_taken)
-                    .map_err(failed());
-            }
-        }
-        Ok(())
+        let Some(gone) = self.find_tree(gone)? else { return Ok(()) };
+        let state = self.state.as_fd();
+        settle(&live, &gone, state, &rule, &swap.carried, &mut swap.mirrored, also_taken).map_err(failed())
     }
 
     /// What decides on exclusion. A tree without a version contains nothing as far as is known.
@@ -397,28 +361,5 @@ impl SiteTrees {
             Some(_) | None => Manifest::default(),
         };
         Ok((manifest, Exclude::of_tree(exclude)?))
-    }
-
-    /// Puts aside trees that no record names.
-    pub(super) fn tidy(&mut self) -> Result<(), ContentError> {
-        let body = self.body();
-        let uses_temp = body.prepared.as_ref().is_some_and(|prepared| prepared.place == Place::Temp);
-        let uses_backup = body.backup.is_some();
-        if !uses_temp {
-            self.discard(TEMP)?;
-        }
-        if !uses_backup {
-            self.discard(BACKUP)?;
-        }
-        Ok(())
-    }
-}
-
-/// The name, in the state directory, of a tree that can come live.
-fn place_name(place: Place) -> &'static str {
-    match place {
-        Place::Temp => TEMP,
-        // A tree that is live already is never exchanged.
-        Place::Backup | Place::Live => BACKUP,
     }
 }

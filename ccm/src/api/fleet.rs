@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use super::ApiState;
 use super::extract::{Answer, Args, Body, answer, blocking, items, name, nothing, ok};
 use super::problem::Problem;
-use crate::store::{RunState, RunSummary, ServerRecord, Store, StoreError, Thing, rfc3339};
+use crate::store::{Own, RunState, RunSummary, ServerRecord, Store, StoreError, Thing, rfc3339};
 
 /// How a server is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -41,6 +41,9 @@ pub struct ServerSite {
     pub sequence: u64,
     /// Whether live is another version than it should be.
     pub stale: bool,
+    /// Why it is to have another version than its group; `None`: it is to have its group's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub own: Option<Own>,
 }
 
 /// A server for people and programs.
@@ -103,7 +106,7 @@ pub struct ServerCounts {
 /// Runs that are not over.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RunCounts {
-    /// Waiting.
+    /// Waiting for their turn, or paused.
     pub queued: usize,
     /// Under way.
     pub running: usize,
@@ -133,6 +136,7 @@ pub struct Status {
 /// # Errors
 /// [`StoreError`].
 pub fn servers(store: &Store, online: &BTreeSet<ServerId>) -> Result<Vec<ServerView>, StoreError> {
+    let own = store.own_versions(None)?;
     let mut wanted: BTreeMap<ServerId, BTreeMap<SiteName, Version>> = BTreeMap::new();
     for (site, _, server, version) in store.all_wanted()? {
         wanted.entry(server).or_default().insert(site, version);
@@ -143,7 +147,12 @@ pub fn servers(store: &Store, online: &BTreeSet<ServerId>) -> Result<Vec<ServerV
         let is_online = online.contains(&server.id);
         let is_leader = is_online && leaders.contains(&server.id);
         let wanted = wanted.get(&server.id).unwrap_or(&nothing);
-        server_view(server, wanted, is_online, is_leader)
+        let id = server.id;
+        let mut view = server_view(server, wanted, is_online, is_leader);
+        for site in &mut view.sites {
+            site.own = own.get(&(site.site.clone(), id)).map(|own| own.own);
+        }
+        view
     };
     Ok(store.servers()?.into_iter().map(view).collect())
 }
@@ -157,7 +166,8 @@ fn server_view(
     let mut sites: BTreeMap<SiteName, ServerSite> = wanted
         .keys()
         .map(|site| {
-            let nothing = ServerSite { site: site.clone(), live: None, backup: None, sequence: 0, stale: true };
+            let nothing =
+                ServerSite { site: site.clone(), live: None, backup: None, sequence: 0, stale: true, own: None };
             (site.clone(), nothing)
         })
         .collect();
@@ -169,6 +179,7 @@ fn server_view(
             backup: held.backup,
             sequence: held.sequence.0,
             stale,
+            own: None,
         };
         sites.insert(held.site.clone(), site);
     }
@@ -231,7 +242,7 @@ pub fn status(store: &Store, cluster: &str, online: &BTreeSet<ServerId>) -> Resu
     }
     let mut runs = RunCounts::default();
     for (run, _, _) in store.unfinished_runs()? {
-        if run.state == RunState::Queued {
+        if matches!(run.state, RunState::Queued | RunState::Paused) {
             runs.queued += 1;
         } else {
             runs.running += 1;

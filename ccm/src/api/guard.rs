@@ -30,9 +30,9 @@ pub enum Permission {
     Public,
     /// Look.
     View,
-    /// Publish, roll back, restore, cancel.
+    /// Publish, roll back, restore, switch, pause, cancel.
     Publish,
-    /// Set up sites and groups, make and remove checkpoints.
+    /// Set up sites and groups, make and remove checkpoints, take content off servers.
     Operate,
     /// Admit and remove servers.
     Admin,

@@ -6,10 +6,12 @@ use std::time::Duration;
 
 use common::digest::Version;
 use common::ids::{CheckpointName, GroupName, RunNumber, SegmentName, ServerId, ServerName, SiteName};
+use common::path::ContentPath;
 use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
+use crate::engine::own::Whom;
 use crate::engine::quorum::Quorum;
 use crate::store::{Checkpoint, RunState};
 
@@ -28,6 +30,53 @@ pub struct PublishRequest {
     pub create_live: bool,
     /// How long servers may take to prepare; `None`: the default.
     pub timeout: Option<Duration>,
+    /// Whether it is only staged, and a switch brings it live later.
+    pub stage_only: bool,
+    /// Whether each server goes live by itself as soon as it can, without waiting for the others.
+    pub autonomous: bool,
+}
+
+/// Take a site's content off servers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RemoveRequest {
+    /// The site; it exists.
+    pub site: SiteName,
+    /// As for a publish.
+    pub group: Option<GroupName>,
+    /// Which servers of the group; empty: all.
+    pub servers: Vec<ServerName>,
+    /// Whether what was live stays on the servers as their backup.
+    pub keep_content: bool,
+    /// As for a publish, of these servers.
+    pub quorum: Option<Quorum>,
+}
+
+/// Bring some paths of staging live on some servers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HotRequest {
+    /// The site; it exists.
+    pub site: SiteName,
+    /// As for a publish.
+    pub group: Option<GroupName>,
+    /// Which servers.
+    pub whom: Whom,
+    /// Files and directories of staging; at least one.
+    pub paths: BTreeSet<ContentPath>,
+    /// As for a publish, of these servers.
+    pub quorum: Option<Quorum>,
+}
+
+/// Bring live what is staged, or the backup.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SwitchRequest {
+    /// The site; it exists.
+    pub site: SiteName,
+    /// As for a publish.
+    pub group: Option<GroupName>,
+    /// Only these servers of the group, to their backup; empty: all.
+    pub servers: Vec<ServerName>,
+    /// As for a publish.
+    pub quorum: Option<Quorum>,
 }
 
 /// Go back to the version before.
@@ -233,6 +282,18 @@ pub trait Operations: Send + Sync {
 
     /// Accepts bringing servers to what their group has.
     fn mend(&self, request: MendRequest) -> BoxFuture<'_, Result<Accepted, OperationError>>;
+
+    /// Accepts taking content off servers.
+    fn remove(&self, request: RemoveRequest) -> BoxFuture<'_, Result<Accepted, OperationError>>;
+
+    /// Accepts a hot publish.
+    fn hot(&self, request: HotRequest) -> BoxFuture<'_, Result<Accepted, OperationError>>;
+
+    /// Accepts a switch.
+    fn switch(&self, request: SwitchRequest) -> BoxFuture<'_, Result<Accepted, OperationError>>;
+
+    /// Lets a run that is not over rest, or go on.
+    fn rest(&self, run: RunNumber, rest: bool) -> BoxFuture<'_, Result<(), OperationError>>;
 
     /// Makes a checkpoint.
     fn checkpoint(&self, request: CheckpointRequest) -> BoxFuture<'_, Result<Checkpoint, OperationError>>;

@@ -1,22 +1,25 @@
 //! Publishing and what else becomes a run; checkpoints; following runs.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use axum::extract::State;
 use axum::http::StatusCode;
 use common::digest::Version;
 use common::ids::{CheckpointName, GroupName, RunNumber, ServerName, SiteName};
+use common::path::ContentPath;
 use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, timeout_at};
 
 use super::ApiState;
 use super::extract::{Answer, Args, Body, Params, answer, blocking, items, name, nothing, ok};
 use super::operations::{
-    Accepted, AuditRequest, CheckpointRequest, DiffRequest, MendRequest, PublishRequest, RestoreRequest,
-    RollbackRequest,
+    Accepted, AuditRequest, CheckpointRequest, DiffRequest, HotRequest, MendRequest, PublishRequest, RemoveRequest,
+    RestoreRequest, RollbackRequest, SwitchRequest,
 };
 use super::problem::Problem;
 use super::sites::{known_group, known_site};
+use crate::engine::own::Whom;
 use crate::engine::quorum::{Quorum, QuorumError};
 use crate::store::{Checkpoint, Run, Thing, rfc3339};
 
@@ -25,6 +28,9 @@ const WAIT_SECONDS_MAX: u64 = 600;
 
 /// Longest that a run may be given, in seconds: a week.
 const TIMEOUT_SECONDS_MAX: u64 = 7 * 24 * 3600;
+
+/// Most paths of a hot publish: whoever names more means a publish.
+const HOT_PATHS_MAX: usize = 1000;
 
 /// How many runs are listed when nobody says how many.
 const RUNS_DEFAULT: usize = 50;
@@ -89,6 +95,21 @@ pub(super) struct PublishBody {
     #[serde(default)]
     create_live: bool,
     timeout_seconds: Option<u64>,
+    #[serde(default)]
+    stage_only: bool,
+    #[serde(default)]
+    commit: Commit,
+}
+
+/// Who decides when what is staged goes live.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum Commit {
+    /// The CCM, when enough servers have prepared.
+    #[default]
+    Coordinated,
+    /// Each server, as soon as it has.
+    Autonomous,
 }
 
 pub(super) async fn publish(
@@ -98,8 +119,14 @@ pub(super) async fn publish(
 ) -> Answer {
     let quorum = quorum(body.quorum.as_deref())?;
     let timeout = run_timeout(body.timeout_seconds)?;
-    let (site, group) = target(&state, site, body.group).await?;
-    let request = PublishRequest { site, group, quorum, adopt: body.adopt, create_live: body.create_live, timeout };
+    let (site, group) = target(&state, site, body.group.clone()).await?;
+    let PublishBody { adopt, create_live, stage_only, commit, .. } = body;
+    let autonomous = commit == Commit::Autonomous;
+    if stage_only && autonomous {
+        let detail = "what is only staged does not go live by itself: give either \"stage_only\" or \"commit\"";
+        return Err(Problem::invalid("bad-commit", detail));
+    }
+    let request = PublishRequest { site, group, quorum, adopt, create_live, timeout, stage_only, autonomous };
     accepted(&state.operations.publish(request).await?)
 }
 
@@ -167,6 +194,96 @@ async fn mend(
     let (site, group) = target(&state, site, body.group).await?;
     let request = MendRequest { site, group, servers: body.servers, replicate };
     accepted(&state.operations.mend(request).await?)
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RemoveBody {
+    group: Option<GroupName>,
+    #[serde(default)]
+    servers: Vec<ServerName>,
+    #[serde(default)]
+    keep_content: bool,
+    quorum: Option<String>,
+}
+
+pub(super) async fn remove(
+    State(state): State<ApiState>,
+    Args(site): Args<String>,
+    Body(body): Body<RemoveBody>,
+) -> Answer {
+    let quorum = quorum(body.quorum.as_deref())?;
+    if body.group.is_none() && body.servers.is_empty() {
+        let detail = "say from which servers the content is to be removed: \"servers\" by name, or a whole \"group\"";
+        return Err(Problem::invalid("no-servers", detail));
+    }
+    let (site, group) = target(&state, site, body.group).await?;
+    let RemoveBody { servers, keep_content, .. } = body;
+    accepted(&state.operations.remove(RemoveRequest { site, group, servers, keep_content, quorum }).await?)
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct HotBody {
+    group: Option<GroupName>,
+    paths: Vec<String>,
+    #[serde(default)]
+    servers: Vec<ServerName>,
+    /// How many servers; those with the least load are taken.
+    count: Option<u32>,
+    quorum: Option<String>,
+}
+
+/// The paths of a hot publish, in good form and not too many.
+pub(super) fn hot_paths(paths: &[String]) -> Result<BTreeSet<ContentPath>, Problem> {
+    if paths.is_empty() || paths.len() > HOT_PATHS_MAX {
+        let detail = format!("a hot publish takes 1 to {HOT_PATHS_MAX} paths; for more there is `pressrun publish`");
+        return Err(Problem::invalid("bad-paths", detail));
+    }
+    let path = |text: &String| {
+        let path = text.trim_end_matches('/').parse::<ContentPath>();
+        path.map_err(|error| Problem::invalid("bad-path", format!("{text:?} is no path of content: {error}")))
+    };
+    paths.iter().map(path).collect()
+}
+
+/// For which servers a hot publish is.
+pub(super) fn whom(servers: Vec<ServerName>, count: Option<u32>) -> Result<Whom, Problem> {
+    match (servers, count) {
+        (servers, None) if !servers.is_empty() => Ok(Whom::Named(servers)),
+        (servers, Some(count)) if servers.is_empty() && count > 0 => Ok(Whom::LeastBusy(count)),
+        (_, Some(_) | None) => {
+            let detail = "say for which servers: either \"servers\" by name, or a \"count\" of at least 1";
+            Err(Problem::invalid("no-servers", detail))
+        }
+    }
+}
+
+pub(super) async fn hot(State(state): State<ApiState>, Args(site): Args<String>, Body(body): Body<HotBody>) -> Answer {
+    let quorum = quorum(body.quorum.as_deref())?;
+    let paths = hot_paths(&body.paths)?;
+    let whom = whom(body.servers, body.count)?;
+    let (site, group) = target(&state, site, body.group).await?;
+    accepted(&state.operations.hot(HotRequest { site, group, whom, paths, quorum }).await?)
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct SwitchBody {
+    group: Option<GroupName>,
+    #[serde(default)]
+    servers: Vec<ServerName>,
+    quorum: Option<String>,
+}
+
+pub(super) async fn switch(
+    State(state): State<ApiState>,
+    Args(site): Args<String>,
+    Body(body): Body<SwitchBody>,
+) -> Answer {
+    let quorum = quorum(body.quorum.as_deref())?;
+    let (site, group) = target(&state, site, body.group).await?;
+    accepted(&state.operations.switch(SwitchRequest { site, group, servers: body.servers, quorum }).await?)
 }
 
 #[derive(Deserialize)]
@@ -318,6 +435,22 @@ pub(super) async fn cancel(State(state): State<ApiState>, Args(number): Args<u64
         return Err(Problem::new(StatusCode::CONFLICT, "run-is-over", detail).with_run(Some(number)));
     }
     state.operations.cancel(number).await?;
+    let run = known_run(&state, number).await?;
+    accepted(&Accepted { run: number, state: run.state })
+}
+
+pub(super) async fn pause(state: State<ApiState>, number: Args<u64>) -> Answer {
+    rest(state, number, true).await
+}
+
+pub(super) async fn resume(state: State<ApiState>, number: Args<u64>) -> Answer {
+    rest(state, number, false).await
+}
+
+async fn rest(State(state): State<ApiState>, Args(number): Args<u64>, rest: bool) -> Answer {
+    let number = RunNumber(number);
+    known_run(&state, number).await?;
+    state.operations.rest(number, rest).await?;
     let run = known_run(&state, number).await?;
     accepted(&Accepted { run: number, state: run.state })
 }

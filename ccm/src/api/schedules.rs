@@ -1,15 +1,18 @@
 //! Schedules, and the holds that keep them from publishing.
 
+use std::collections::BTreeSet;
+
 use axum::extract::State;
 use axum::http::StatusCode;
-use common::ids::{CheckpointName, GroupName, RunNumber, ScheduleName, SiteName};
+use common::ids::{CheckpointName, GroupName, RunNumber, ScheduleName, ServerName, SiteName};
+use common::path::ContentPath;
 use common::time::WallTime;
 use serde::{Deserialize, Serialize};
 
 use super::ApiState;
 use super::extract::{Answer, Args, Body, Params, answer, blocking, items, name, nothing, ok};
 use super::problem::Problem;
-use super::runs::quorum;
+use super::runs::{hot_paths, quorum, whom};
 use super::sites::{known_group, known_site};
 use crate::schedule::{Rule, RuleError};
 use crate::store::{Action, Hold, Last, Otherwise, Schedule, Thing, rfc3339};
@@ -29,6 +32,13 @@ pub(super) struct ScheduleBody {
     full: bool,
     #[serde(default)]
     repair: bool,
+    #[serde(default)]
+    paths: Vec<String>,
+    #[serde(default)]
+    servers: Vec<ServerName>,
+    count: Option<u32>,
+    #[serde(default)]
+    keep_content: bool,
     at: Option<String>,
     cron: Option<String>,
     zone: Option<String>,
@@ -48,6 +58,9 @@ enum ActionWord {
     Restore,
     Checkpoint,
     Audit,
+    Switch,
+    Hot,
+    Remove,
 }
 
 #[derive(Serialize)]
@@ -59,6 +72,13 @@ struct ScheduleView {
     checkpoint: Option<CheckpointName>,
     full: bool,
     repair: bool,
+    #[serde(skip_serializing_if = "BTreeSet::is_empty")]
+    paths: BTreeSet<ContentPath>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    servers: Vec<ServerName>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    count: Option<u32>,
+    keep_content: bool,
     rule: Rule,
     words: String,
     quorum: Option<String>,
@@ -79,11 +99,19 @@ fn view(schedule: Schedule, now: WallTime) -> ScheduleView {
         Action::Restore { checkpoint } => (ActionWord::Restore, Some(checkpoint)),
         Action::Checkpoint => (ActionWord::Checkpoint, None),
         Action::Audit { .. } => (ActionWord::Audit, None),
+        Action::Switch { .. } => (ActionWord::Switch, None),
+        Action::Hot { .. } => (ActionWord::Hot, None),
+        Action::Remove { .. } => (ActionWord::Remove, None),
     };
-    let (full, repair) = match schedule.action {
-        Action::Audit { full, repair } => (full, repair),
-        Action::Publish | Action::Rollback | Action::Restore { .. } | Action::Checkpoint => (false, false),
-    };
+    let (mut full, mut repair, mut keep, mut count) = (false, false, false, None);
+    let (mut paths, mut servers) = (BTreeSet::new(), Vec::new());
+    match schedule.action {
+        Action::Audit { full: reads_all, repair: repairs } => (full, repair) = (reads_all, repairs),
+        Action::Switch { servers: named } => servers = named,
+        Action::Hot { paths: hot, servers: named, count: of } => (paths, servers, count) = (hot, named, of),
+        Action::Remove { servers: named, keep_content } => (servers, keep) = (named, keep_content),
+        Action::Publish | Action::Rollback | Action::Restore { .. } | Action::Checkpoint => {}
+    }
     let due = schedule.due.filter(|_| !schedule.paused);
     // One that was skipped is not among them.
     let later = due.map(|due| schedule.rule.upcoming(due.max(now), UPCOMING - 1).unwrap_or_default());
@@ -97,6 +125,10 @@ fn view(schedule: Schedule, now: WallTime) -> ScheduleView {
         checkpoint,
         full,
         repair,
+        paths,
+        servers,
+        count,
+        keep_content: keep,
         rule: schedule.rule,
         quorum: schedule.quorum,
         conflict: schedule.conflict,
@@ -144,10 +176,42 @@ pub(super) async fn create(State(state): State<ApiState>, Body(body): Body<Sched
             return Err(Problem::invalid("no-checkpoint", "say which \"checkpoint\" is to be restored"));
         }
         (ActionWord::Audit, None) => Action::Audit { full: body.full, repair: body.repair },
-        (ActionWord::Publish | ActionWord::Rollback | ActionWord::Checkpoint | ActionWord::Audit, Some(_)) => {
+        (ActionWord::Switch, None) => Action::Switch { servers: body.servers.clone() },
+        (ActionWord::Remove, None) if body.group.is_none() && body.servers.is_empty() => {
+            let detail =
+                "say from which servers the content is to be removed: \"servers\" by name, or a whole \"group\"";
+            return Err(Problem::invalid("no-servers", detail));
+        }
+        (ActionWord::Remove, None) => Action::Remove { servers: body.servers.clone(), keep_content: body.keep_content },
+        (ActionWord::Hot, None) => {
+            let paths = hot_paths(&body.paths)?;
+            whom(body.servers.clone(), body.count)?;
+            Action::Hot { paths, servers: body.servers.clone(), count: body.count }
+        }
+        (
+            ActionWord::Publish
+            | ActionWord::Rollback
+            | ActionWord::Checkpoint
+            | ActionWord::Audit
+            | ActionWord::Switch
+            | ActionWord::Hot
+            | ActionWord::Remove,
+            Some(_),
+        ) => {
             return Err(Problem::invalid("bad-checkpoint", "only \"restore\" takes a \"checkpoint\""));
         }
     };
+    let takes_servers = matches!(body.action, ActionWord::Switch | ActionWord::Hot | ActionWord::Remove);
+    if !takes_servers && !body.servers.is_empty() {
+        let detail = "only \"switch\", \"hot\" and \"remove\" take \"servers\"; others are for a whole group";
+        return Err(Problem::invalid("bad-servers", detail));
+    }
+    if body.action != ActionWord::Hot && (!body.paths.is_empty() || body.count.is_some()) {
+        return Err(Problem::invalid("bad-paths", "only \"hot\" takes \"paths\" and \"count\""));
+    }
+    if body.action != ActionWord::Remove && body.keep_content {
+        return Err(Problem::invalid("bad-keep-content", "only \"remove\" takes \"keep_content\""));
+    }
     if body.action != ActionWord::Audit && (body.full || body.repair) {
         return Err(Problem::invalid("bad-audit", "only \"audit\" takes \"full\" and \"repair\""));
     }

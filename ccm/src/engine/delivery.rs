@@ -52,6 +52,8 @@ pub struct Delivery {
     overflows: BTreeMap<ServerId, u64>,
     /// Which leader was last told, to notice a new one.
     told: BTreeMap<SegmentName, ServerId>,
+    /// Nobody is told anything until it goes on.
+    rests: bool,
 }
 
 impl Delivery {
@@ -80,7 +82,24 @@ impl Delivery {
             sessions: BTreeMap::new(),
             overflows: BTreeMap::new(),
             told: BTreeMap::new(),
+            rests: false,
         }
+    }
+
+    /// Tells nobody of the object any more, and those who were told to leave it alone.
+    pub fn rest(&mut self) -> Says {
+        self.rests = true;
+        let object = self.object;
+        self.told.keys().map(|segment| (segment.clone(), ToLeader::Rest { object })).collect()
+    }
+
+    /// Goes on: whoever has servers that have not answered is told again, and goes on from what it has.
+    pub fn go_on(&mut self, leaders: &Leaders) -> Says {
+        self.rests = false;
+        for segment in std::mem::take(&mut self.told).into_keys() {
+            self.plan.lost(&segment);
+        }
+        self.serve(leaders)
     }
 
     /// The object that is delivered.
@@ -109,10 +128,17 @@ impl Delivery {
         if self.told.remove(segment).is_some() {
             self.plan.lost(segment);
         }
+        if self.rests {
+            // It may be at work on it, and not have heard that it rests.
+            return vec![(segment.clone(), ToLeader::Rest { object: self.object })];
+        }
         self.serve(leaders)
     }
 
     fn serve(&mut self, leaders: &Leaders) -> Says {
+        if self.rests {
+            return Says::new();
+        }
         let reachable: BTreeSet<SegmentName> =
             leaders.keys().filter(|segment| self.is_unanswered(segment)).cloned().collect();
         let served = self.plan.serve_from_ccm(&reachable);
@@ -153,7 +179,7 @@ impl Delivery {
     /// A leader asks whom to serve next; it is always answered.
     pub fn ask_next(&mut self, segment: &SegmentName, leaders: &Leaders) -> Says {
         let reachable: BTreeSet<SegmentName> = leaders.keys().cloned().collect();
-        let next = leaders.get(segment).and_then(|holder| {
+        let next = leaders.get(segment).filter(|_| !self.rests).and_then(|holder| {
             let chosen = self.plan.next_for(segment, &reachable)?;
             let leader = leaders.get(&chosen)?;
             self.told.insert(chosen, leader.server);
@@ -340,6 +366,25 @@ mod tests {
         assert!(notification.last);
         let says = delivery.ask_next(&segment("a"), &leaders);
         assert!(matches!(says.as_slice(), [(_, ToLeader::Next { next: None, .. })]));
+    }
+
+    #[test]
+    fn while_it_rests_nobody_is_told_and_then_those_who_have_not_answered_are_told_again() {
+        let mut delivery = delivery(WanPolicy::Tree);
+        let mut leaders: Leaders = [(segment("a"), leader(1)), (segment("b"), leader(2))].into();
+        assert_eq!(notified(&delivery.leaders_changed(&leaders)), ["a"]);
+        let says = delivery.rest();
+        assert!(matches!(says.as_slice(), [(to, ToLeader::Rest { .. })] if to.as_str() == "a"), "{says:?}");
+        assert_eq!(notified(&delivery.holds(&segment("a"), &leaders)), [""; 0]);
+        let says = delivery.ask_next(&segment("a"), &leaders);
+        assert!(matches!(says.as_slice(), [(_, ToLeader::Next { next: None, .. })]), "no new grant: {says:?}");
+        leaders.insert(segment("b"), leader(3));
+        assert_eq!(notified(&delivery.leaders_changed(&leaders)), [""; 0]);
+        let says = delivery.leader_reconnected(&segment("b"), &leaders);
+        assert!(matches!(says.as_slice(), [(_, ToLeader::Rest { .. })]), "{says:?}");
+
+        delivery.report(server(1), Outcome::Prepared { version: Version(Digest::of(b"")) });
+        assert_eq!(notified(&delivery.go_on(&leaders)), ["b"], "only who has servers that have not answered");
     }
 
     #[test]

@@ -12,7 +12,7 @@ use common::control::{SessionStats, ToCcm, ToLeader};
 use common::digest::Version;
 use common::fleet::{MemberInfo, SegmentReport};
 use common::ids::{AssignmentNumber, SegmentName, Sequence, ServerId, SiteName};
-use common::outcome::Outcome;
+use common::outcome::{Outcome, SiteState};
 use tokio::sync::{mpsc, watch};
 
 use super::delivery::{Delivery, Leader, Leaders, Says};
@@ -241,6 +241,17 @@ impl Hub {
         })
     }
 
+    /// Lets a delivery rest, or go on.
+    pub fn rest(&self, assignment: AssignmentNumber, rest: bool) {
+        let mut state = self.lock();
+        let leaders = state.leaders();
+        let Some(delivery) = state.deliveries.get_mut(&assignment) else { return };
+        let says = if rest { delivery.rest() } else { delivery.go_on(&leaders) };
+        state.say(says);
+        drop(state);
+        self.changed();
+    }
+
     /// Ends a delivery; leaders may forget the object.
     pub fn finish(&self, assignment: AssignmentNumber) {
         let mut state = self.lock();
@@ -281,6 +292,27 @@ impl Hub {
             Some(known) if known.sequence > sequence && known.since.elapsed() < KNOWN_LIVE_LIFE => known.version,
             Some(_) | None => reported.and_then(|reported| reported.live),
         }
+    }
+
+    /// What a server that is online last reported of a site.
+    #[must_use]
+    pub fn site_state(&self, server: ServerId, site: &SiteName) -> Option<SiteState> {
+        let state = self.lock();
+        let member = state.members().find(|member| member.server == server)?;
+        member.sites.iter().find(|candidate| candidate.site == *site).cloned()
+    }
+
+    /// Whether what a server last reported of a site is older than what it has answered.
+    #[must_use]
+    pub fn report_lags(&self, server: ServerId, site: &SiteName) -> bool {
+        let state = self.lock();
+        let Some(member) = state.members().find(|member| member.server == server) else { return false };
+        let reported = member.sites.iter().find(|candidate| candidate.site == *site);
+        let known = state.known_live.get(&(server, site.clone()));
+        known.is_some_and(|known| {
+            known.since.elapsed() < KNOWN_LIVE_LIFE
+                && reported.is_none_or(|reported| reported.sequence < known.sequence)
+        })
     }
 
     /// A server has answered that this is live now, by this assignment.

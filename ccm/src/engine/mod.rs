@@ -1,6 +1,6 @@
 //! Runs: from a request to the last server's report.
 //!
-//! In reading order: what is asked for and refused ([`requests`]), which run may start when
+//! In reading order: what is asked for and refused ([`requests`]; for single servers: [`own`], [`hot`]), which run may start when
 //! ([`schedule`]), one run's steps ([`run`]) and what it shows ([`record`]), the assignments it makes
 //! ([`order`]) and the data channels they name ([`channels`]), their way over WAN and LAN ([`delivery`], [`wan`]), who is connected ([`hub`]),
 //! what happens to servers that missed something ([`synchronize`]), what happens by itself ([`timetable`]), and what is removed when
@@ -10,10 +10,12 @@
 
 pub mod channels;
 pub mod delivery;
+mod hot;
 mod housekeeping;
 pub mod hub;
 pub mod operations;
 mod order;
+pub mod own;
 pub mod quorum;
 mod record;
 pub mod requests;
@@ -68,6 +70,8 @@ pub struct Engine {
     /// A schedule is new or changed.
     timetable_changed: Notify,
     cancels: Mutex<BTreeMap<RunNumber, Arc<AtomicBool>>>,
+    /// Whether runs shall rest.
+    rests: Mutex<BTreeMap<RunNumber, Arc<AtomicBool>>>,
     /// Held for reading by scans, and for writing by whoever removes contents.
     scanning: RwLock<()>,
     /// One scan of a site at a time: they share an index.
@@ -133,6 +137,54 @@ pub enum EngineError {
         server: ServerName,
         /// The group.
         group: GroupName,
+    },
+    /// Not so many to choose from.
+    #[error(
+        "{found} servers are online and have what their group has, {wanted} were asked for; `pressrun servers` shows them"
+    )]
+    TooFewServers {
+        /// How many were asked for.
+        wanted: usize,
+        /// How many there are.
+        found: usize,
+    },
+    /// One assignment starts from one version.
+    #[error(
+        "the servers that were named are to have different versions of {site}; name those with the same one at a time \
+         (`pressrun servers --json` shows them)"
+    )]
+    DifferentVersions {
+        /// The site.
+        site: SiteName,
+    },
+    /// Nothing is staged, and there is no version before.
+    #[error(
+        "nothing of {site} is staged on group {group} and no earlier version is known; \
+         `pressrun publish {site} --stage-only` stages one"
+    )]
+    NothingToSwitch {
+        /// The site.
+        site: SiteName,
+        /// The group.
+        group: GroupName,
+    },
+    /// Paths that do not fit.
+    #[error("these paths of {site} cannot be published by themselves")]
+    Overlay {
+        /// The site.
+        site: SiteName,
+        /// Which, and why.
+        source: hot::OverlayError,
+    },
+    /// A run that is over does not rest.
+    #[error("run {run} cannot be {what}: {why}")]
+    CannotRest {
+        /// The run.
+        run: RunNumber,
+        /// Paused or resumed.
+        what: &'static str,
+        /// Why.
+        why: &'static str,
     },
     /// No such checkpoint.
     #[error("the site {site} has no checkpoint {name}; `pressrun checkpoint list {site}` shows those there are")]
@@ -288,6 +340,7 @@ impl Engine {
             wake: Notify::new(),
             timetable_changed: Notify::new(),
             cancels: Mutex::default(),
+            rests: Mutex::default(),
             scanning: RwLock::default(),
             scans: Mutex::default(),
         }))
@@ -345,8 +398,17 @@ impl Engine {
         flag
     }
 
+    fn rest_flag(&self, run: RunNumber) -> Arc<AtomicBool> {
+        let flag = lock(&self.rests).entry(run).or_default().clone();
+        if self.store.is_paused(run).unwrap_or(false) {
+            flag.store(true, Ordering::Relaxed);
+        }
+        flag
+    }
+
     fn run_ended(&self, run: RunNumber) {
         lock(&self.cancels).remove(&run);
+        lock(&self.rests).remove(&run);
         self.wake.notify_one();
         self.bump();
     }
@@ -409,12 +471,22 @@ impl Engine {
         for view in self.store.views(None)? {
             let Some(group) = self.store.group(&view.site, &view.group)? else { continue };
             for server in self.store.members_of(&group)? {
-                let candidate =
-                    Wanted { group: view.group.clone(), version: view.version, assignment: view.assignment };
+                let (group, version, assignment) = (view.group.clone(), view.version, view.assignment);
+                let candidate = Wanted { group, version, assignment, own: false };
                 let entry = wanted.entry((view.site.clone(), server.id)).or_insert_with(|| candidate.clone());
                 if entry.assignment < candidate.assignment {
                     *entry = candidate;
                 }
+            }
+        }
+        for (key, own) in self.store.own_versions(None)? {
+            // One that was taken out of the group is to have whatever the groups say that it is in.
+            let Some(group) = self.store.group(&own.site, &own.group)? else { continue };
+            let is_member = self.store.members_of(&group)?.iter().any(|member| member.id == own.server);
+            if let Some(entry) = wanted.get_mut(&key).filter(|_| is_member) {
+                entry.group = own.group;
+                entry.version = own.version;
+                entry.own = true;
             }
         }
         Ok(wanted)
@@ -430,6 +502,8 @@ pub(crate) struct Wanted {
     pub(crate) version: common::digest::Version,
     /// The assignment that made it live: a later one is stronger.
     pub(crate) assignment: AssignmentNumber,
+    /// Whether it is the server's own, and not what the group has.
+    pub(crate) own: bool,
 }
 
 #[cfg(test)]

@@ -16,7 +16,8 @@ use super::requests::Comparison;
 use super::{Engine, EngineError, RunRequest, blocking};
 use crate::api::operations::{
     Accepted, AuditRequest, CheckpointRequest, DiffAdded, DiffChanged, DiffMoved, DiffPath, DiffReport, DiffRequest,
-    MendRequest, OperationError, Operations, PublishRequest, RestoreRequest, RollbackRequest,
+    HotRequest, MendRequest, OperationError, Operations, PublishRequest, RemoveRequest, RestoreRequest,
+    RollbackRequest, SwitchRequest,
 };
 use crate::engine::quorum::Quorum;
 use crate::ingest::compare::Changes;
@@ -37,6 +38,11 @@ impl From<EngineError> for OperationError {
             EngineError::NothingToRollBack { .. } => Self::refused("nothing-to-roll-back", detail),
             EngineError::NotInGroup { .. } => Self::refused("not-in-group", detail),
             EngineError::NeverPublished { .. } => Self::refused("never-published", detail),
+            EngineError::TooFewServers { .. } => Self::refused("too-few-servers", detail),
+            EngineError::DifferentVersions { .. } => Self::refused("different-versions", detail),
+            EngineError::NothingToSwitch { .. } => Self::refused("nothing-to-switch", detail),
+            EngineError::Overlay { .. } => Self::refused("bad-paths", detail),
+            EngineError::CannotRest { run, .. } => Self::conflict("cannot-rest", detail, Some(run)),
             EngineError::TooLate { run, .. } => Self::conflict("too-late", detail, Some(run)),
             EngineError::Quorum(_) => Self::refused("bad-quorum", detail),
             EngineError::Scan { .. } => Self::refused("staging-unusable", detail),
@@ -79,6 +85,8 @@ impl Operations for Desk {
                 adopt: request.adopt,
                 create_live: request.create_live,
                 timeout_seconds: request.timeout.map(|timeout| timeout.as_secs()),
+                stage_only: request.stage_only,
+                autonomous: request.autonomous,
                 ..asked(request.quorum)
             };
             let run = blocking(move || engine.request_publish(&request.site, request.group.as_ref(), &asked)).await;
@@ -129,6 +137,45 @@ impl Operations for Desk {
         async move {
             let MendRequest { site, group, servers, replicate } = request;
             accepted(blocking(move || engine.request_mending(&site, group.as_ref(), &servers, replicate)).await)
+        }
+        .boxed()
+    }
+
+    fn remove(&self, request: RemoveRequest) -> BoxFuture<'_, Result<Accepted, OperationError>> {
+        let engine = self.0.clone();
+        async move {
+            let RemoveRequest { site, group, servers, keep_content, quorum } = request;
+            let asked = RunRequest { keep_content, ..asked(quorum) };
+            accepted(blocking(move || engine.request_remove(&site, group.as_ref(), &servers, &asked)).await)
+        }
+        .boxed()
+    }
+
+    fn hot(&self, request: HotRequest) -> BoxFuture<'_, Result<Accepted, OperationError>> {
+        let engine = self.0.clone();
+        async move {
+            let HotRequest { site, group, whom, paths, quorum } = request;
+            let asked = asked(quorum);
+            accepted(blocking(move || engine.request_hot(&site, group.as_ref(), &whom, paths, asked)).await)
+        }
+        .boxed()
+    }
+
+    fn switch(&self, request: SwitchRequest) -> BoxFuture<'_, Result<Accepted, OperationError>> {
+        let engine = self.0.clone();
+        async move {
+            let SwitchRequest { site, group, servers, quorum } = request;
+            let asked = asked(quorum);
+            accepted(blocking(move || engine.request_switch(&site, group.as_ref(), &servers, &asked)).await)
+        }
+        .boxed()
+    }
+
+    fn rest(&self, run: RunNumber, rest: bool) -> BoxFuture<'_, Result<(), OperationError>> {
+        let engine = self.0.clone();
+        async move {
+            blocking(move || engine.request_rest(run, rest)).await?;
+            Ok(())
         }
         .boxed()
     }

@@ -25,7 +25,7 @@ use crate::ingest::tree::Tree;
 use crate::store::AssignmentRecord;
 
 /// How long a prepare assignment is accepted by servers. A day: longer than any transfer.
-const PREPARE_LIFE: Duration = Duration::from_secs(24 * 3600);
+pub(super) const PREPARE_LIFE: Duration = Duration::from_secs(24 * 3600);
 
 /// What all assignments of a run have in common.
 #[derive(Debug, Clone)]
@@ -51,6 +51,8 @@ pub(super) enum Body<'a> {
         result: &'a dyn Tree,
         /// Only these contents are carried.
         needed: Option<BTreeSet<Digest>>,
+        /// Each server brings it live by itself, without a commit.
+        alone: bool,
     },
     /// The whole tree's commands without any data: what is missing?
     Inventory(&'a dyn Tree),
@@ -62,17 +64,19 @@ impl Body<'_> {
     fn name(&self) -> &'static str {
         match self {
             Self::Tree { .. } => "prepare",
+            Self::Order(Kind::Discard) => "discard",
             Self::Inventory(_) => "inventory",
             Self::Order(Kind::Commit { .. }) => "commit",
             Self::Order(Kind::Undo { .. }) => "undo",
             Self::Order(Kind::Audit { .. }) => "audit",
-            Self::Order(Kind::Rollback | Kind::Prepare | Kind::Inventory) => "rollback",
+            Self::Order(Kind::Rollback | Kind::Prepare | Kind::Inventory | Kind::Alone) => "rollback",
         }
     }
 
     fn kind(&self) -> Kind {
         match self {
-            Self::Tree { .. } => Kind::Prepare,
+            Self::Tree { alone: true, .. } => Kind::Alone,
+            Self::Tree { alone: false, .. } => Kind::Prepare,
             Self::Inventory(_) => Kind::Inventory,
             Self::Order(kind) => *kind,
         }
@@ -126,7 +130,7 @@ impl Engine {
         let key = self.trust.publish_key();
         let path: PathBuf = self.spool.join(format!("{}.assignment", number.0));
         let (object, length, inline) = match body {
-            Body::Tree { base, result, needed } => {
+            Body::Tree { base, result, needed, alone: _ } => {
                 let request = BuildRequest {
                     draft,
                     base: *base,
@@ -198,6 +202,16 @@ impl Engine {
 
     /// Sends a recorded assignment out, unless it is under way already.
     pub(super) fn send_out(&self, number: AssignmentNumber, wan: WanPolicy) -> Result<(), EngineError> {
+        self.send_out_unless(number, wan, false)
+    }
+
+    /// As [`Self::send_out`]; nobody is told anything as long as it rests.
+    pub(super) fn send_out_unless(
+        &self,
+        number: AssignmentNumber,
+        wan: WanPolicy,
+        rests: bool,
+    ) -> Result<(), EngineError> {
         let record = self.store.assignment(number)?.ok_or(EngineError::NoAssignment { number })?;
         let ticket = record.ticket.as_deref().ok_or(EngineError::NoAssignment { number })?;
         let ticket: Signed<Ticket> = postcard::from_bytes(ticket).map_err(|_| EngineError::NoAssignment { number })?;
@@ -208,7 +222,10 @@ impl Engine {
                 targets.entry(server.segment).or_default().insert(*target);
             }
         }
-        let delivery = Delivery::new(ticket, object, record.inline, targets, wan, self.transfer_address);
+        let mut delivery = Delivery::new(ticket, object, record.inline, targets, wan, self.transfer_address);
+        if rests {
+            delivery.rest();
+        }
         self.hub.deliver(number, delivery);
         Ok(())
     }

@@ -49,14 +49,13 @@ impl Engine {
         group: &Group,
         request: &RunRequest,
     ) -> Result<Vec<ServerId>, EngineError> {
-        if let Some(text) = &request.quorum {
-            let _checked: Quorum = text.parse()?;
-        }
-        let servers: Vec<ServerId> = self.store.members_of(group)?.into_iter().map(|server| server.id).collect();
-        if servers.is_empty() {
-            return Err(EngineError::EmptyGroup { site: site.name.clone(), group: group.name.clone() });
-        }
-        Ok(servers)
+        self.check_quorum(request)?;
+        self.named(site, group, &[])
+    }
+
+    pub(super) fn check_quorum(&self, request: &RunRequest) -> Result<(), EngineError> {
+        let checked: Result<Option<Quorum>, _> = request.quorum.as_deref().map(str::parse).transpose();
+        Ok(checked.map(drop)?)
     }
 
     /// There is a version to go back to.
@@ -80,7 +79,7 @@ impl Engine {
         self.accept(site, group, kind, request, &servers)
     }
 
-    fn accept(
+    pub(super) fn accept(
         &self,
         site: &Site,
         group: &Group,
@@ -169,26 +168,17 @@ impl Engine {
         let site = self.site(site)?;
         let group = self.group_for(&site, group)?;
         self.require_published(&site, &group)?;
-        let request = self.mending(&site.name, &group.name)?;
-        let members = self.store.members_of(&group)?;
-        let mut chosen = Vec::new();
-        for name in servers {
-            let member = members.iter().find(|member| member.name == *name);
-            chosen.push(
-                member.ok_or_else(|| EngineError::NotInGroup { server: name.clone(), group: group.name.clone() })?.id,
-            );
-        }
-        if servers.is_empty() {
-            chosen = self.servers_for(&site, &group, &request)?;
-        }
+        let request = RunRequest { named: !servers.is_empty(), ..self.mending(&site.name, &group.name)? };
+        let chosen = self.named(&site, &group, servers)?;
         let kind = if replicate { RunKind::Replicate } else { RunKind::Synchronize };
         self.accept(&site, &group, kind, &request, &chosen)
     }
 
-    fn require_published(&self, site: &Site, group: &Group) -> Result<(), EngineError> {
+    /// The version that a group has.
+    pub(super) fn require_published(&self, site: &Site, group: &Group) -> Result<Version, EngineError> {
         let view = self.store.view(&site.name, &group.name)?;
         let never = || EngineError::NeverPublished { site: site.name.clone(), group: group.name.clone() };
-        view.map(drop).ok_or_else(never)
+        Ok(view.ok_or_else(never)?.version)
     }
 
     /// Keeps the published version under a name.
@@ -252,7 +242,7 @@ impl Engine {
         }
         self.store.request_cancel(number)?;
         lock(&self.cancels).entry(number).or_default().store(true, Ordering::Relaxed);
-        if run.state == RunState::Queued {
+        if run.state == RunState::Queued || (run.state == RunState::Paused && run.started.is_none()) {
             run.state = RunState::Cancelled;
             run.message = "cancelled before it began".to_owned();
             run.ended = Some(now());
@@ -261,6 +251,43 @@ impl Engine {
         self.wake.notify_one();
         self.tell_run(&run);
         Ok(run)
+    }
+
+    /// Lets a run rest, or go on. While it rests nothing new is sent, no session begins and nothing is
+    /// committed; what has arrived stays where it is.
+    ///
+    /// # Errors
+    /// When there is no such run, it is over, or its commit or undo is under way.
+    pub fn request_rest(&self, number: RunNumber, rest: bool) -> Result<Run, EngineError> {
+        let mut run = self.store.run(number)?.ok_or(EngineError::NoRun { run: number })?;
+        let what = if rest { "paused" } else { "resumed" };
+        if run.state.is_final() {
+            return Err(EngineError::CannotRest { run: number, what, why: "it is over" });
+        }
+        if rest && self.is_decided(number)? {
+            let why = "it is being committed or undone; `pressrun run cancel` takes a commit back";
+            return Err(EngineError::CannotRest { run: number, what, why });
+        }
+        self.store.set_paused(number, rest)?;
+        lock(&self.rests).entry(number).or_default().store(rest, Ordering::Relaxed);
+        // One that has not begun has nobody else to say so.
+        if run.started.is_none() {
+            let (state, message) =
+                if rest { (RunState::Paused, resting(number)) } else { (RunState::Queued, String::new()) };
+            run.state = state;
+            run.message = message;
+            self.store.save_run(&run, None)?;
+        }
+        self.wake.notify_one();
+        self.tell_run(&run);
+        Ok(run)
+    }
+
+    /// Whether a run has decided to commit or to undo.
+    fn is_decided(&self, number: RunNumber) -> Result<bool, EngineError> {
+        let unfinished = self.store.unfinished_runs()?.into_iter().find(|(run, ..)| run.run == number);
+        let resume = unfinished.and_then(|(_, _, resume)| resume).unwrap_or_default();
+        Ok(["commit", "end", "undo"].iter().any(|decision| !resume[*decision].is_null()))
     }
 
     /// What a publish would change.
@@ -292,4 +319,9 @@ impl Engine {
     pub fn content(&self) -> &crate::ingest::content::ContentStore {
         &self.content
     }
+}
+
+/// What a run that rests says of itself.
+pub(super) fn resting(run: RunNumber) -> String {
+    format!("paused; `pressrun run resume {run}` lets it go on")
 }

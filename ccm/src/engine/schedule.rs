@@ -52,6 +52,9 @@ fn start_what_may(engine: &Arc<Engine>, started: &mut BTreeSet<RunNumber>) -> Re
         if started.contains(&run.run) {
             continue;
         }
+        if run.state == RunState::Paused && run.started.is_none() {
+            continue;
+        }
         if let Some(blocker) = blocker
             && run.state == RunState::Queued
         {

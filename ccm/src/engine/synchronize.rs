@@ -11,7 +11,7 @@ use common::ids::{GroupName, ServerId, SiteName};
 
 use super::run::RunRequest;
 use super::{Engine, EngineError, now};
-use crate::store::{RunKind, RunState};
+use crate::store::RunKind;
 
 /// How often the fleet is compared with what is wanted.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -48,7 +48,7 @@ fn synchronize(engine: &Arc<Engine>, attempts: &mut Attempts) -> Result<(), Engi
     }
     let busy = busy(engine)?;
     let at = Instant::now();
-    let mut stale: BTreeMap<(SiteName, GroupName, Version), Vec<ServerId>> = BTreeMap::new();
+    let mut stale: BTreeMap<(SiteName, GroupName, Version, bool), Vec<ServerId>> = BTreeMap::new();
     for ((site, server), wanted) in engine.wanted()? {
         let key = (site, server);
         if !online.contains_key(&server) || busy.contains(&key) {
@@ -61,10 +61,10 @@ fn synchronize(engine: &Arc<Engine>, attempts: &mut Attempts) -> Result<(), Engi
         let due =
             attempts.get(&key).is_none_or(|attempt| attempt.version != wanted.version || attempt.not_before <= at);
         if due {
-            stale.entry((key.0, wanted.group, wanted.version)).or_default().push(server);
+            stale.entry((key.0, wanted.group, wanted.version, wanted.own)).or_default().push(server);
         }
     }
-    for ((site, group, version), servers) in stale {
+    for ((site, group, version, own), servers) in stale {
         for server in &servers {
             let attempt = attempts.entry((site.clone(), *server)).or_insert(Attempt {
                 version,
@@ -75,7 +75,7 @@ fn synchronize(engine: &Arc<Engine>, attempts: &mut Attempts) -> Result<(), Engi
             attempt.version = version;
             attempt.not_before = at + attempt.pause;
         }
-        let request = RunRequest { version: Some(version), ..engine.mending(&site, &group)? };
+        let request = RunRequest { version: Some(version), own, ..engine.mending(&site, &group)? };
         let request = serde_json::to_value(&request).expect("plain data");
         let run = engine.store.create_run(&site, &group, RunKind::Synchronize, &request, &servers, now())?;
         tracing::info!(run = %run.run, %site, servers = servers.len(), "stale servers are brought up to date");
@@ -105,7 +105,7 @@ impl Engine {
 fn busy(engine: &Engine) -> Result<BTreeSet<(SiteName, ServerId)>, EngineError> {
     let mut busy = BTreeSet::new();
     for (run, _, _) in engine.store.unfinished_runs()? {
-        debug_assert!(matches!(run.state, RunState::Queued | RunState::Running));
+        debug_assert!(!run.state.is_final());
         for server in engine.store.run_servers(run.run)? {
             busy.insert((run.site.clone(), server));
         }

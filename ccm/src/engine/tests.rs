@@ -17,6 +17,9 @@ use common::keys::SecretKey;
 use common::outcome::{Outcome, Refusal, RefusalCode, Report, SiteState};
 use transfer::store::ObjectStore;
 
+mod own;
+mod rest;
+
 use super::delivery::Leader;
 use super::hub::Hub;
 use super::{Engine, EngineError, Parts, RunRequest, now};
@@ -52,12 +55,31 @@ fn obedient(_server: ServerId, header: &Header) -> Option<Outcome> {
     Some(match header.kind {
         Kind::Prepare | Kind::Rollback => Outcome::Prepared { version: header.result },
         Kind::Inventory => Outcome::Missing(vec![(0, header.commands)]),
-        Kind::Commit { .. } => Outcome::Committed { version: header.result },
+        Kind::Commit { .. } | Kind::Discard | Kind::Alone => Outcome::Committed { version: header.result },
         Kind::Undo { .. } => Outcome::Undone { version: None },
         Kind::Audit { full } => {
             Outcome::Audited(AuditReport { version: Some(header.result), full, ..AuditReport::default() })
         }
     })
+}
+
+fn nothing_there() -> SiteState {
+    SiteState { site: site(), live: None, backup: None, prepared: None, sequence: Sequence(0) }
+}
+
+/// What a server has after it has answered so.
+fn note_outcome(state: &mut SiteState, header: &Header, outcome: &Outcome) {
+    match (header.kind, outcome) {
+        (Kind::Discard, Outcome::Committed { .. }) => state.backup = None,
+        (_, Outcome::Committed { version }) => {
+            state.backup = state.live.replace(*version);
+            state.prepared = None;
+        }
+        (_, Outcome::Prepared { version }) => state.prepared = Some((header.number, *version)),
+        (_, Outcome::Undone { .. }) => state.prepared = None,
+        (_, _) => return,
+    }
+    state.sequence = Sequence(header.number.0);
 }
 
 fn refuse() -> Outcome {
@@ -145,18 +167,8 @@ impl Fleet {
                 let behaviour = behaviour.lock().expect("unpoisoned").clone();
                 for target in ticket.targets {
                     let Some(outcome) = behaviour(target, &header) else { continue };
-                    if let Outcome::Committed { version } = outcome {
-                        live.insert(
-                            target,
-                            SiteState {
-                                site: site(),
-                                live: Some(version),
-                                backup: None,
-                                prepared: None,
-                                sequence: Sequence(header.number.0),
-                            },
-                        );
-                    }
+                    let state = live.entry(target).or_insert_with(nothing_there);
+                    note_outcome(state, &header, &outcome);
                     let report = Report { server: target, assignment: header.number, outcome };
                     hub.heard(&segment(), connection, &ToCcm::Reports(vec![report]));
                 }
@@ -199,6 +211,8 @@ impl Fleet {
                 Kind::Undo { .. } => "undo",
                 Kind::Rollback => "rollback",
                 Kind::Audit { .. } => "audit",
+                Kind::Discard => "discard",
+                Kind::Alone => "alone",
             })
             .collect()
     }

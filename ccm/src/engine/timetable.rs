@@ -11,6 +11,7 @@ use common::errors::chain;
 use common::ids::{GroupName, RunNumber, ServerId, SiteName};
 use common::time::WallTime;
 
+use super::own::{Order, Whom};
 use super::schedule::{Candidate, blocked_by};
 use super::{Engine, EngineError, RunRequest, now};
 use crate::store::{Action, Hold, Otherwise, Passed, RunKind, Schedule};
@@ -90,6 +91,11 @@ impl Engine {
             schedule: Some(schedule.name.clone()),
             ..RunRequest::default()
         };
+        let mut chosen = None;
+        let mut of = |(request, servers): Order| {
+            chosen = Some(servers);
+            request
+        };
         let (kind, request) = match &schedule.action {
             Action::Checkpoint => {
                 let checkpoint = self.create_checkpoint(&site.name, Some(&group.name), None)?;
@@ -99,6 +105,15 @@ impl Engine {
             Action::Audit { full, repair } => {
                 let request = RunRequest { full: *full, repair: *repair, ..request };
                 (RunKind::Audit, self.auditing(&site, &group, &request)?)
+            }
+            Action::Switch { servers } => (RunKind::Switch, of(self.switching(&site, &group, servers, &request)?)),
+            Action::Remove { servers, keep_content } => {
+                let request = RunRequest { keep_content: *keep_content, ..request };
+                (RunKind::Remove, of(self.removing(&site, &group, servers, &request)?))
+            }
+            Action::Hot { paths, servers, count } => {
+                let whom = count.map_or_else(|| Whom::Named(servers.clone()), Whom::LeastBusy);
+                (RunKind::Hot, of(self.hot(&site, &group, &whom, paths.clone(), request)?))
             }
             Action::Rollback => {
                 self.require_previous(&site, &group)?;
@@ -115,7 +130,10 @@ impl Engine {
             let message = format!("held: {}; `pressrun schedule release {}` lifts it", hold.reason, schedule.site);
             return Ok(Passed::Otherwise(message));
         }
-        let servers = self.servers_for(&site, &group, &request)?;
+        let servers = match chosen {
+            Some(servers) => servers,
+            None => self.servers_for(&site, &group, &request)?,
+        };
         if schedule.conflict == Otherwise::Skip
             && let Some(run) = self.in_the_way(&site.name, &servers)?
         {

@@ -1,4 +1,4 @@
-//! Assignments that carry neither commands nor data: commit, undo, rollback, audit.
+//! Assignments that carry neither commands nor data: commit, undo, rollback, audit, discard.
 
 use common::assignment::{Draft, Effect, Kind, head};
 use common::digest::Version;
@@ -11,8 +11,8 @@ use common::keys::PublishKey;
 #[must_use]
 pub fn build_order(draft: Draft, result: Version, key: &PublishKey) -> Vec<u8> {
     match draft.kind {
-        Kind::Commit { .. } | Kind::Undo { .. } | Kind::Rollback | Kind::Audit { .. } => {}
-        Kind::Prepare | Kind::Inventory => panic!("a {:?} has commands and is no order", draft.kind),
+        Kind::Commit { .. } | Kind::Undo { .. } | Kind::Rollback | Kind::Audit { .. } | Kind::Discard => {}
+        Kind::Prepare | Kind::Inventory | Kind::Alone => panic!("a {:?} has commands and is no order", draft.kind),
     }
     head(draft, Effect::of_order(result), &[], &[], key).expect("packing nothing takes next to no memory")
 }

@@ -136,16 +136,28 @@ impl Scan {
             let version = store.put_entries(self.walked.entries, entries, ScanError::Store)?;
             return Ok((store.tree(version)?, content_bytes));
         };
-        let mut changes = self.changes(Some(published))?;
-        let version = published.version();
-        if changes.is_empty() && store.hold_tree(version)? {
-            return Ok((store.tree(version)?, changes.content_bytes));
-        }
-        keep_times(&mut changes);
-        let entries = patched(published.entries()?, &changes.old, &changes.new);
-        let version = store.put_entries(self.walked.entries, entries, |error| error)?;
-        Ok((store.tree(version)?, changes.content_bytes))
+        keep_changes(store, published, self.changes(Some(published))?, self.walked.entries)
     }
+}
+
+/// Keeps the tree of so many entries that these changes make of what is published; see [`Scan::keep`].
+///
+/// # Errors
+/// When what is published cannot be read, or the store does not take the tree.
+pub(crate) fn keep_changes(
+    store: &ContentStore,
+    published: &StoredTree,
+    mut changes: Changes,
+    entries: u64,
+) -> Result<(StoredTree, u64), ScanError> {
+    let version = published.version();
+    if changes.is_empty() && store.hold_tree(version)? {
+        return Ok((store.tree(version)?, changes.content_bytes));
+    }
+    keep_times(&mut changes);
+    let kept = patched(published.entries()?, &changes.old, &changes.new);
+    let version = store.put_entries(entries, kept, |error| error)?;
+    Ok((store.tree(version)?, changes.content_bytes))
 }
 
 /// Gives files of which only the permission bits have changed their old modification times.

@@ -6,7 +6,8 @@
 //!
 //! In reading order: sites, groups and what is live there ([`sites`]), the groups' data channels ([`channels`]),
 //! the fleet ([`fleet`], [`roster`]), runs
-//! ([`model`], [`runs`]) with their assignments and outcomes ([`assignments`]), what happens by itself
+//! ([`model`], [`runs`]) with their assignments and outcomes ([`assignments`]), versions that single servers
+//! have and what is staged ([`own`]), what happens by itself
 //! ([`schedules`]), tokens, users and sessions ([`access`]), events ([`events`]), and how long history is kept ([`retention`]).
 //!
 //! Leaves to others: the content itself (files, by digest), the making of keys and secrets
@@ -19,6 +20,7 @@ pub mod error;
 pub mod events;
 pub mod fleet;
 pub mod model;
+pub mod own;
 pub mod retention;
 pub mod rfc3339;
 pub mod roster;
@@ -43,6 +45,7 @@ pub use error::{StoreError, Thing};
 pub use events::Event;
 pub use fleet::{Segment, SegmentLeader, ServerRecord};
 pub use model::{Phase, Run, RunKind, RunSegment, RunServer, RunState, RunSummary};
+pub use own::{Own, OwnVersion, Staged, StagedChange};
 pub use retention::Retention;
 pub use roster::ControlAddress;
 pub use runs::{Effects, HoldChange, Snapshot};

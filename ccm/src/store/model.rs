@@ -24,6 +24,12 @@ pub enum RunKind {
     Audit,
     /// What is live is sent whole, whatever the servers have.
     Replicate,
+    /// The site's content is taken off servers.
+    Remove,
+    /// Some paths of staging go live on some servers.
+    Hot,
+    /// What is staged goes live, or the backup.
+    Switch,
 }
 
 impl RunKind {
@@ -37,6 +43,9 @@ impl RunKind {
             Self::Restore => "restore",
             Self::Audit => "audit",
             Self::Replicate => "replicate",
+            Self::Remove => "remove",
+            Self::Hot => "hot",
+            Self::Switch => "switch",
         }
     }
 }
@@ -49,6 +58,8 @@ pub enum RunState {
     Queued,
     /// Under way.
     Running,
+    /// Rests until somebody resumes or cancels it.
+    Paused,
     /// Over: every server follows.
     Done,
     /// Over: the quorum follows, some servers failed.
@@ -68,7 +79,7 @@ impl RunState {
     #[must_use]
     pub fn is_final(self) -> bool {
         match self {
-            Self::Queued | Self::Running => false,
+            Self::Queued | Self::Running | Self::Paused => false,
             Self::Done | Self::Partial | Self::Failed | Self::RolledBack | Self::Cancelled | Self::Timeout => true,
         }
     }

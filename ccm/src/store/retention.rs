@@ -45,7 +45,7 @@ impl Store {
             tx.execute(
                 "DELETE FROM runs WHERE final = 1 \
                  AND number NOT IN (SELECT number FROM runs WHERE final = 1 ORDER BY number DESC LIMIT ?1) \
-                 AND number NOT IN (SELECT run FROM views) AND number NOT IN (SELECT run FROM snapshots) \
+                 AND number NOT IN (SELECT run FROM views) AND number NOT IN (SELECT run FROM staged) AND number NOT IN (SELECT run FROM snapshots) \
                  AND number NOT IN (SELECT run FROM checkpoints WHERE run IS NOT NULL)",
                 params![retention.runs_max],
             )

@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use super::error::{StoreError, Thing};
 use super::model::{Run, RunKind, RunState, RunSummary};
+use super::own::{OwnVersion, StagedChange, write_staged, write_wanted};
 use super::row::{integer, json, json_option, server_id, to_json};
 use super::schedules::{Hold, delete_hold, write_hold};
 use super::sites::{View, removed, require_site};
@@ -37,6 +38,10 @@ pub struct Effects {
     pub view: Option<View>,
     /// What each server should hold now.
     pub wanted: Vec<(SiteName, GroupName, ServerId, Version)>,
+    /// What servers should hold though their group has something else.
+    pub own: Vec<OwnVersion>,
+    /// What is staged for a switch from here on.
+    pub staged: Option<StagedChange>,
     /// The snapshot to keep.
     pub snapshot: Option<Snapshot>,
     /// Whether schedules may publish from here on.
@@ -176,6 +181,31 @@ impl Store {
         Ok(requested.unwrap_or(false))
     }
 
+    /// Notes whether a run shall rest.
+    ///
+    /// # Errors
+    /// [`StoreError::Unknown`].
+    pub fn set_paused(&self, number: RunNumber, paused: bool) -> Result<(), StoreError> {
+        let changed = self
+            .lock()
+            .execute("UPDATE runs SET paused = ?2 WHERE number = ?1", params![integer(number.0), paused])
+            .doing("pausing a run")?;
+        removed(changed, Thing::Run, &number.to_string())
+    }
+
+    /// Whether a run shall rest.
+    ///
+    /// # Errors
+    /// [`StoreError::Sql`].
+    pub fn is_paused(&self, number: RunNumber) -> Result<bool, StoreError> {
+        let paused = self
+            .lock()
+            .query_row("SELECT paused FROM runs WHERE number = ?1", params![integer(number.0)], |row| row.get(0))
+            .optional()
+            .doing("reading a run")?;
+        Ok(paused.unwrap_or(false))
+    }
+
     /// Ends a run: its row, what is live, what servers should hold and the snapshot change together
     /// or not at all. A wanted version of a server that was removed meanwhile is passed over.
     ///
@@ -205,13 +235,13 @@ impl Store {
                 .doing(DOING)?;
             }
             for (site, group, server, version) in &effects.wanted {
-                tx.execute(
-                    "INSERT INTO wanted (site, content_group, server, version) SELECT ?1, ?2, ?3, ?4 \
-                     WHERE EXISTS (SELECT 1 FROM servers WHERE id = ?3) ON CONFLICT (site, server) DO UPDATE SET \
-                     content_group = excluded.content_group, version = excluded.version",
-                    params![site.as_str(), group.as_str(), server.0, version.0.0],
-                )
-                .doing(DOING)?;
+                write_wanted(tx, site, group, *server, *version, None)?;
+            }
+            for own in &effects.own {
+                write_wanted(tx, &own.site, &own.group, own.server, own.version, Some(own.own))?;
+            }
+            if let Some(change) = &effects.staged {
+                write_staged(tx, change)?;
             }
             match &effects.hold {
                 Some(HoldChange::Set(hold)) => write_hold(tx, hold)?,

@@ -1,6 +1,9 @@
 //! Schedules, and the holds that keep them from publishing.
 
-use common::ids::{CheckpointName, GroupName, RunNumber, ScheduleName, ServerId, SiteName};
+use std::collections::BTreeSet;
+
+use common::ids::{CheckpointName, GroupName, RunNumber, ScheduleName, ServerId, ServerName, SiteName};
+use common::path::ContentPath;
 use common::time::WallTime;
 use rusqlite::{OptionalExtension as _, Transaction, params};
 use serde::{Deserialize, Serialize};
@@ -35,6 +38,27 @@ pub enum Action {
         full: bool,
         /// Whether what has drifted is brought back.
         repair: bool,
+    },
+    /// Bring live what is staged, or the backup.
+    Switch {
+        /// Only these servers, to their backup; empty: all.
+        servers: Vec<ServerName>,
+    },
+    /// Bring some paths of staging live on some servers.
+    Hot {
+        /// Which paths.
+        paths: BTreeSet<ContentPath>,
+        /// These servers; empty: by `count`.
+        servers: Vec<ServerName>,
+        /// So many servers, those with the least load at the time.
+        count: Option<u32>,
+    },
+    /// Take the content off servers.
+    Remove {
+        /// Which servers; empty: all.
+        servers: Vec<ServerName>,
+        /// Whether what was live stays as their backup.
+        keep_content: bool,
     },
 }
 

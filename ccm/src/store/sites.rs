@@ -259,6 +259,7 @@ impl Store {
                 "DELETE FROM views WHERE site = ?1 AND content_group = ?2",
                 "DELETE FROM wanted WHERE site = ?1 AND content_group = ?2",
                 "DELETE FROM snapshots WHERE site = ?1 AND content_group = ?2",
+                "DELETE FROM staged WHERE site = ?1 AND content_group = ?2",
             ] {
                 tx.execute(sql, key).doing("removing a group")?;
             }
@@ -415,7 +416,7 @@ impl Store {
     }
 
     /// Every version whose content must be kept: live, the one before, checkpoints, snapshots, what
-    /// servers should hold, and what unfinished runs start from and lead to.
+    /// servers should hold, what is staged, and what unfinished runs start from and lead to.
     ///
     /// # Errors
     /// [`StoreError::Sql`].
@@ -426,7 +427,7 @@ impl Store {
                 .prepare_cached(
                     "SELECT version FROM views UNION SELECT previous FROM views WHERE previous IS NOT NULL \
                      UNION SELECT version FROM checkpoints UNION SELECT version FROM snapshots \
-                     UNION SELECT version FROM wanted",
+                     UNION SELECT version FROM wanted UNION SELECT version FROM staged",
                 )
                 .doing("collecting the versions in use")?;
             let rows = statement.query_map([], |row| version(row, 0)).doing("collecting the versions in use")?;

@@ -351,7 +351,54 @@ fn effects(run: &Run) -> Effects {
             reason: "rolled back".to_owned(),
             since: NOW,
         })),
+        own: Vec::new(),
+        staged: None,
     }
+}
+
+#[test]
+fn a_version_of_a_server_s_own_stands_until_somebody_decides_for_its_group() {
+    let store = store();
+    let (group, server) = (group_name(), ServerId([1; 16]));
+    let first = Run { state: RunState::Done, ..run(&store) };
+    store.finish_run(&first, &effects(&first)).unwrap();
+    let hot = Run { state: RunState::Done, ..run(&store) };
+    let own = OwnVersion { site: site_name(), group: group.clone(), server, version: version(7), own: Own::Hot };
+    let stranger = OwnVersion { server: ServerId([99; 16]), ..own.clone() };
+    let staged = Staged {
+        site: site_name(),
+        group: group.clone(),
+        version: version(8),
+        assignment: AssignmentNumber(4),
+        run: hot.run,
+        expires: NOW,
+    };
+    let change = Some(StagedChange::Set(staged.clone()));
+    let of_own = Effects { own: vec![own.clone(), stranger], staged: change, ..Effects::default() };
+    store.finish_run(&hot, &of_own).unwrap();
+    assert_eq!(store.own_versions(Some(&site_name())).unwrap(), [((site_name(), server), own)].into());
+    assert_eq!(store.wanted(&site_name()).unwrap(), [(server, version(7))].into());
+    assert_eq!(store.staged(&site_name(), &group).unwrap(), Some(staged));
+    assert_eq!(store.versions_in_use().unwrap(), [version(1), version(2), version(7), version(8)].into());
+
+    let next = Run { state: RunState::Done, ..run(&store) };
+    let forget = Some(StagedChange::Forget(site_name(), group.clone()));
+    store.finish_run(&next, &Effects { staged: forget, ..effects(&next) }).unwrap();
+    assert!(store.own_versions(None).unwrap().is_empty());
+    assert_eq!(store.wanted(&site_name()).unwrap(), [(server, version(2))].into());
+    assert_eq!(store.staged(&site_name(), &group).unwrap(), None);
+}
+
+#[test]
+fn that_a_run_shall_rest_is_kept() {
+    let store = store();
+    let made = run(&store);
+    assert!(!store.is_paused(made.run).unwrap());
+    store.set_paused(made.run, true).unwrap();
+    assert!(store.is_paused(made.run).unwrap());
+    store.set_paused(made.run, false).unwrap();
+    assert!(!store.is_paused(made.run).unwrap());
+    assert!(store.set_paused(RunNumber(99), true).is_err());
 }
 
 #[test]

@@ -31,6 +31,11 @@ pub enum Kind {
         /// when they were last read.
         full: bool,
     },
+    /// Keep nothing but what is live, which must be the result version: the backup, what is staged and what
+    /// lingers go.
+    Discard,
+    /// Stage the result version and bring it live at once, without waiting for other servers.
+    Alone,
 }
 
 /// What the live tree must be for an assignment to apply.

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use backend_agent::content::SiteTrees;
+use backend_agent::content::{SiteTrees, TreePolicy};
 use backend_agent::identity::{PublishKeyText, publish_keys};
 use common::assignment::{AssignmentReader, Base, Kind, Limits};
 use common::hex::HexError;
@@ -78,7 +78,12 @@ pub(super) fn apply(args: &ApplyArgs) -> Result<Answer, AssignmentCommandError> 
     drop(reader);
     match header.kind {
         Kind::Prepare | Kind::Rollback => {}
-        Kind::Inventory | Kind::Commit { .. } | Kind::Undo { .. } | Kind::Audit { .. } => {
+        Kind::Inventory
+        | Kind::Commit { .. }
+        | Kind::Undo { .. }
+        | Kind::Audit { .. }
+        | Kind::Discard
+        | Kind::Alone => {
             return Err(AssignmentCommandError::Kind { path: args.file.clone(), kind: kind(header.kind) });
         }
     }
@@ -92,7 +97,7 @@ pub(super) fn apply(args: &ApplyArgs) -> Result<Answer, AssignmentCommandError> 
     // Whoever calls names the directory himself: that is the root that it is allowed to be in.
     let roots: Vec<PathBuf> = live.parent().map(Path::to_owned).into_iter().collect();
     let here = "localhost".parse().expect("a good name");
-    let mut trees = SiteTrees::open(&header.site, &here, &live, &roots).map_err(opened)?;
+    let mut trees = SiteTrees::open(&header.site, &here, &live, &roots, TreePolicy::default()).map_err(opened)?;
     let refused = |refusal| AssignmentCommandError::Refused { live: args.live.clone(), refusal };
     if let Base::Version(version) = header.base
         && live.exists()

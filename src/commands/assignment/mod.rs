@@ -101,5 +101,7 @@ fn kind(kind: Kind) -> &'static str {
         Kind::Undo { .. } => "undo",
         Kind::Rollback => "rollback",
         Kind::Audit { .. } => "audit",
+        Kind::Discard => "discard",
+        Kind::Alone => "alone",
     }
 }

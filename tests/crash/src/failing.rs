@@ -4,7 +4,7 @@ use crate::error::Result;
 use crate::kill::{Scope, Tally};
 use crate::operation::{Operation, Rig};
 use crate::shapes::Shape;
-use crate::strace::{Effect, Ended, Injection};
+use crate::strace::{Effect, Ended, Injection, Order};
 
 /// The errors.
 pub const ERRORS: [&str; 7] = ["EIO", "ENOSPC", "EDQUOT", "EROFS", "EMFILE", "ENOMEM", "EINTR"];
@@ -52,9 +52,10 @@ pub fn operation(
                 }
                 let case = rig.begin()?;
                 let injection = Injection { call: call.clone(), nth, and_later, effect: Effect::Fail(error) };
-                let ended = rig.stepper.inject(&rig.site.root, Some(&case.assignment.bytes), &injection)?;
+                let ended =
+                    rig.stepper.inject(&Order::new(&rig.site.root, Some(&case.assignment.bytes)), &injection)?;
                 let checked = rig.check(&case, &ended);
-                let place = || format!("{shape:?}, {operation:?}, {injection}");
+                let place = || format!("{:?}, {shape:?}, {operation:?}, {injection}", scope.way);
                 if !tally.note(place, checked)? {
                     if tally.violations.len() >= scope.violations_max {
                         return Ok(tally);

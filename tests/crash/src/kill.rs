@@ -5,7 +5,8 @@ use std::path::Path;
 use crate::error::{Result, RigError};
 use crate::operation::{Operation, Rig};
 use crate::shapes::Shape;
-use crate::strace::{Calls, Effect, Ended, Injection};
+use crate::site::Way;
+use crate::strace::{Calls, Effect, Ended, Injection, Order};
 
 /// What a campaign did and found.
 #[derive(Debug, Default)]
@@ -47,6 +48,8 @@ pub struct Scope<'a> {
     pub program: &'a Path,
     /// Where sites are made.
     pub dir: &'a Path,
+    /// How live is switched.
+    pub way: Way,
     /// Number of files in the shape of many.
     pub scale: usize,
     /// Every how many-th point is taken; 1 for all.
@@ -57,7 +60,7 @@ pub struct Scope<'a> {
 
 impl Scope<'_> {
     pub(crate) fn rig(&self, shape: Shape, operation: Operation) -> Result<Rig> {
-        Rig::new(self.dir, self.program, shape, operation, self.scale)
+        Rig::new(self.dir, self.program, self.way, shape, operation, self.scale)
     }
 }
 
@@ -96,14 +99,15 @@ pub fn operation(scope: &Scope<'_>, shape: Shape, operation: Operation) -> Resul
             if turn % scope.stride == 0 {
                 let case = rig.begin()?;
                 let injection = Injection { call: call.clone(), nth, and_later: false, effect: Effect::Kill };
-                let ended = rig.stepper.inject(&rig.site.root, Some(&case.assignment.bytes), &injection)?;
+                let ended =
+                    rig.stepper.inject(&Order::new(&rig.site.root, Some(&case.assignment.bytes)), &injection)?;
                 let checked = rig.check(&case, &ended);
                 if matches!(ended, Ended::Reported(_)) {
                     // There is no such call any more.
                     checked?;
                     break;
                 }
-                if !tally.note(|| format!("{shape:?}, {operation:?}, {injection}"), checked)? {
+                if !tally.note(|| format!("{:?}, {shape:?}, {operation:?}, {injection}", scope.way), checked)? {
                     if tally.violations.len() >= scope.violations_max {
                         return Ok(tally);
                     }
@@ -147,7 +151,9 @@ pub fn recovery(scope: &Scope<'_>, shape: Shape, operation: Operation) -> Result
             let first = Injection { call: call.clone(), nth, and_later: false, effect: Effect::Kill };
             // How much there is to recover from here.
             let case = rig.begin()?;
-            let Ended::Killed = rig.stepper.inject(&rig.site.root, Some(&case.assignment.bytes), &first)? else {
+            let Ended::Killed =
+                rig.stepper.inject(&Order::new(&rig.site.root, Some(&case.assignment.bytes)), &first)?
+            else {
                 let report = Ended::Killed;
                 rig.check(&case, &report)?;
                 continue;
@@ -161,11 +167,12 @@ pub fn recovery(scope: &Scope<'_>, shape: Shape, operation: Operation) -> Result
                         continue;
                     }
                     let case = rig.begin()?;
-                    rig.stepper.inject(&rig.site.root, Some(&case.assignment.bytes), &first)?;
+                    rig.stepper.inject(&Order::new(&rig.site.root, Some(&case.assignment.bytes)), &first)?;
                     let second = Injection { call: call.clone(), nth, and_later: false, effect: Effect::Kill };
-                    let ended = rig.stepper.inject(&rig.site.root, None, &second)?;
+                    let ended = rig.stepper.inject(&Order::new(&rig.site.root, None), &second)?;
                     let checked = rig.check(&case, &ended);
-                    let place = || format!("{shape:?}, {operation:?}, {first}, then recovery, {second}");
+                    let place =
+                        || format!("{:?}, {shape:?}, {operation:?}, {first}, then recovery, {second}", scope.way);
                     if !tally.note(place, checked)? {
                         if tally.violations.len() >= scope.violations_max {
                             return Ok(tally);

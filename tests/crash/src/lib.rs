@@ -5,13 +5,14 @@
 //! its real builder), [`site`] (a hosted site in a directory of its own), [`step`] (one operation of
 //! the interpreter, in this process or in one that may be killed), [`strace`] (how it is killed and
 //! failed), [`operation`] (what is interrupted, and what must be true afterwards); then the campaigns:
-//! [`kill`], [`failing`], [`readers`], [`uploads`], [`power`], [`speed`].
+//! [`kill`], [`failing`], [`lost`], [`readers`], [`uploads`], [`power`], [`speed`].
 //!
 //! Never part of the product.
 
 pub mod error;
 pub mod failing;
 pub mod kill;
+pub mod lost;
 pub mod operation;
 pub mod power;
 pub mod publisher;

@@ -1,7 +1,7 @@
 //! What is interrupted, and what must be true after any interruption.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use common::ids::AssignmentNumber;
 use common::outcome::{Outcome, RefusalCode};
@@ -10,7 +10,7 @@ use tempfile::TempDir;
 use crate::error::{Result, RigError, ensure};
 use crate::publisher::{Assignment, Publisher};
 use crate::shapes::Shape;
-use crate::site::Site;
+use crate::site::{Site, Way};
 use crate::step::{Report, step};
 use crate::strace::{Ended, Stepper};
 use crate::tree::Tree;
@@ -106,18 +106,18 @@ impl Rig {
     ///
     /// # Errors
     /// When it cannot be made.
-    pub fn new(dir: &Path, program: &Path, shape: Shape, operation: Operation, scale: usize) -> Result<Self> {
+    pub fn new(dir: &Path, program: &Path, way: Way, shape: Shape, operation: Operation, scale: usize) -> Result<Self> {
         let temporary = || tempfile::tempdir_in(dir).map_err(RigError::io("making a directory"));
         let (root, work) = (temporary()?, temporary()?);
-        let site = Site::at(root.path());
+        let site = Site::at(root.path(), way);
         let mut publisher = Publisher::new(work.path())?;
         if operation.starts_without_live() {
             publisher.policy.create = true;
         } else {
-            fs::create_dir(&site.live).map_err(RigError::io("making live"))?;
+            site.make_live()?;
             publisher.policy.exclude = vec!["/uploads/".to_owned()];
         }
-        let stepper = Stepper::new(program, work.path());
+        let stepper = Stepper::new(program, work.path(), way);
         let mut rig = Self {
             site,
             stepper,
@@ -144,7 +144,7 @@ impl Rig {
     }
 
     fn here(&self, assignment: &Assignment) -> Result<Outcome> {
-        match step(&self.site.root, Some(&assignment.bytes)) {
+        match step(&self.site, Some(&assignment.bytes), None) {
             Report::Answered(outcome) => Ok(outcome),
             report @ (Report::NotOpened(_) | Report::Opened) => {
                 Err(RigError::Violation(format!("without any fault: {report:?}")))
@@ -302,7 +302,7 @@ impl Rig {
     fn look(&self, case: &Case) -> Result<bool> {
         let live = Tree::read(&self.site.live, &["uploads"])
             .map_err(|error| RigError::Violation(format!("live cannot be read: {error}")))?;
-        if !self.operation.starts_without_live() {
+        if !self.operation.starts_without_live() && !self.site.is_between_renames()? {
             let uploads = self.site.live.join("uploads");
             for (name, text) in UPLOADS {
                 let found = fs::read_to_string(uploads.join(name));
@@ -364,9 +364,11 @@ impl Rig {
                 | Operation::FirstCommit
                 | Operation::UndoFirst => "temp",
             };
-            let staged = Tree::read(&self.site.state.join(place), &["uploads"]);
-            let staged = staged.ok().flatten().map(|tree| tree.version());
-            ensure(staged == Some(version), || format!("said to be prepared: {version}, but {place} is {staged:?}"))?;
+            let read = |at: &PathBuf| Tree::read(at, &["uploads"]).ok().flatten().map(|tree| tree.version());
+            let staged: Vec<_> = self.site.others(place).iter().map(read).collect();
+            ensure(staged.contains(&Some(version)), || {
+                format!("said to be prepared: {version}, but {place} is {staged:?}")
+            })?;
         }
         let spent = state.sequence;
         drop(trees);

@@ -17,7 +17,7 @@ use tempfile::TempDir;
 use crate::error::{Result, RigError};
 use crate::kill::Tally;
 use crate::publisher::{Assignment, CLUSTER, NOW, OWN, Publisher, keys};
-use crate::site::Site;
+use crate::site::{Site, Way};
 use crate::tree::Tree;
 
 /// How long each exchange took, from before the call until after it.
@@ -83,12 +83,12 @@ impl Swapper {
     ///
     /// # Errors
     /// When that fails.
-    pub fn new(dir: &Path, versions: [Tree; 2], exclude: &[&str]) -> Result<Self> {
+    pub fn new(dir: &Path, way: Way, versions: [Tree; 2], exclude: &[&str]) -> Result<Self> {
         let temporary = || tempfile::tempdir_in(dir).map_err(RigError::io("making a directory"));
         let root = temporary()?;
         // What the CCM does is not what is measured.
         let work = tempfile::tempdir_in("/dev/shm").or_else(|_| temporary())?;
-        let site = Site::at(root.path());
+        let site = Site::at(root.path(), way);
         let mut publisher = Publisher::new(work.path())?;
         publisher.policy.create = true;
         publisher.policy.exclude = exclude.iter().map(|pattern| (*pattern).to_owned()).collect();
@@ -294,8 +294,8 @@ fn version_of(text: &str, name: &str) -> Option<bool> {
 ///
 /// # Errors
 /// When swapping fails.
-pub fn run(dir: &Path, reads: u64, swaps: u32) -> Result<Found> {
-    let mut swapper = Swapper::new(dir, versions(), &[])?;
+pub fn run(dir: &Path, way: Way, reads: u64, swaps: u32) -> Result<Found> {
+    let mut swapper = Swapper::new(dir, way, versions(), &[])?;
     let done = AtomicBool::new(false);
     let live = swapper.site.live.clone();
     let reading = Reading { live: &live, done: &done, reads: Default::default(), wrong: Mutex::default() };

@@ -8,11 +8,14 @@ use std::time::Duration;
 
 use crate::error::{Result, RigError};
 use crate::readers::{Swapper, percentile};
+use crate::site::Way;
 use crate::tree::Tree;
 
 /// What is measured.
 #[derive(Debug, Clone, Copy)]
 pub struct Load {
+    /// How live is switched.
+    pub way: Way,
     /// Files of the tree.
     pub files: usize,
     /// Files that differ between its versions.
@@ -64,7 +67,7 @@ pub fn measure(dir: &Path, load: &Load) -> Result<Measured> {
         text.extend(std::iter::repeat_n('y', load.file_bytes.saturating_sub(text.len())));
         two = two.file(&format!("section-{}/page-{at}.html", at / 100), text);
     }
-    let mut swapper = Swapper::new(dir, [one, two], &[])?;
+    let mut swapper = Swapper::new(dir, load.way, [one, two], &[])?;
     // The first ones fill empty places.
     swapper.worked.clear();
     for _ in 0..load.publishes {

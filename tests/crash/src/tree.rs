@@ -82,12 +82,13 @@ impl Tree {
         self.manifest().version()
     }
 
-    /// What stands in a directory, without the top-level names given. `None` if there is no directory.
+    /// What stands in a directory, or in the one that a link leads to, without the top-level names given.
+    /// `None` if there is neither.
     ///
     /// # Errors
     /// When something cannot be read, or is nothing that content can be.
     pub fn read(dir: &Path, without: &[&str]) -> io::Result<Option<Self>> {
-        match fs::symlink_metadata(dir) {
+        match fs::metadata(dir) {
             Ok(meta) if meta.is_dir() => {}
             Ok(_) => return Err(io::Error::other("no directory")),
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),

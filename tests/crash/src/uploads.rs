@@ -21,6 +21,7 @@ use crate::error::{Result, RigError};
 use crate::kill::Tally;
 use crate::readers::Swapper;
 use crate::shapes::Shape;
+use crate::site::Way;
 
 /// Files that the writer keeps at most.
 const FILES_MAX: usize = 150;
@@ -199,8 +200,8 @@ pub struct Found {
 ///
 /// # Errors
 /// When the rig fails.
-pub fn run(dir: &Path, program: &Path, swaps: u32, seed: u64) -> Result<Found> {
-    let mut swapper = Swapper::new(dir, Shape::Mixed.versions(0), &["/uploads/"])?;
+pub fn run(dir: &Path, way: Way, program: &Path, swaps: u32, seed: u64) -> Result<Found> {
+    let mut swapper = Swapper::new(dir, way, Shape::Mixed.versions(0), &["/uploads/"])?;
     let uploads = swapper.site.live.join("uploads");
     fs::create_dir(&uploads).map_err(RigError::io("making uploads"))?;
     let mut child = Command::new(program)

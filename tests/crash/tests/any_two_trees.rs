@@ -13,7 +13,7 @@ use common::manifest::Manifest;
 use common::outcome::Outcome;
 use common::path::{ContentPath, symlink_is_contained};
 use crash::publisher::{CLUSTER, NOW, OWN, Publisher, keys};
-use crash::site::Site;
+use crash::site::{Site, Way};
 use crash::tree::{Item, Tree};
 use proptest::prelude::*;
 use proptest::test_runner::Config;
@@ -112,13 +112,17 @@ fn scanned(dir: &Path, tree: &Tree, name: &str) {
 proptest! {
     #![proptest_config(Config { cases: 48, failure_persistence: None, ..Config::default() })]
     #[test]
-    fn publishing_leads_exactly_from_one_to_the_other_and_rollback_exactly_back(one in tree(), two in tree()) {
+    fn publishing_leads_exactly_from_one_to_the_other_and_rollback_exactly_back(
+        one in tree(),
+        two in tree(),
+        way in prop::sample::select(Way::ALL.to_vec()),
+    ) {
         // In memory where there is such a place: durability is not what is tested.
         let dir = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).expect("a directory");
         scanned(dir.path(), &one, "staging-one");
         scanned(dir.path(), &two, "staging-two");
         std::fs::create_dir(dir.path().join("root")).expect("a root");
-        let site = Site::at(&dir.path().join("root"));
+        let site = Site::at(&dir.path().join("root"), way);
         let mut publisher = Publisher::new(dir.path()).expect("a publisher");
         publisher.policy.create = true;
         let mut from = None;

@@ -4,8 +4,10 @@
 use std::path::Path;
 use std::process::Command;
 
-use crash::power::{FileSystem, Omission, Recording};
+use crash::power::plan::Course;
+use crash::power::{FileSystem, Omission, Recording, Scene};
 use crash::shapes::Shape;
+use crash::site::Way;
 
 /// Set for the second run of a test, inside a mount namespace of its own.
 const INSIDE: &str = "PRESSRUN_TEST_POWER";
@@ -32,10 +34,10 @@ fn inside() -> bool {
     false
 }
 
-fn record(dir: &Path, omission: Option<&Omission>) -> Recording {
+fn record(dir: &Path, way: Way, course: Course, omission: Option<&Omission>) -> Recording {
     let program = Path::new(env!("CARGO_BIN_EXE_crash-step"));
-    Recording::make(dir, program, FileSystem::Ext4, Shape::Mixed, omission)
-        .unwrap_or_else(|error| panic!("{}", error.chain()))
+    let scene = Scene { program, file_system: FileSystem::Ext4, way, course, shape: Shape::Mixed };
+    Recording::make(dir, &scene, omission).unwrap_or_else(|error| panic!("{}", error.chain()))
 }
 
 #[test]
@@ -43,10 +45,17 @@ fn after_a_power_cut_live_is_whole_what_was_acknowledged_is_there_and_the_next_j
     if !inside() {
         return;
     }
-    let dir = tempfile::tempdir().unwrap();
-    let tally = record(dir.path(), None).replay(60, 11, 5).unwrap();
-    assert!(tally.violations.is_empty(), "{:#?}", tally.violations);
-    assert_eq!(tally.interruptions, 60);
+    for (way, course, states) in [
+        (Way::Exchange, Course::Orders, 60),
+        (Way::Symlink, Course::Orders, 30),
+        (Way::Exchange, Course::Uploads, 30),
+        (Way::Symlink, Course::Interrupted, 30),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let tally = record(dir.path(), way, course, None).replay(None, states, 11, 5).unwrap();
+        assert!(tally.violations.is_empty(), "{way:?} {course:?}: {:#?}", tally.violations);
+        assert_eq!(tally.interruptions, u32::try_from(states).unwrap());
+    }
 }
 
 #[test]
@@ -54,8 +63,9 @@ fn a_flush_that_is_left_out_is_missed() {
     if !inside() {
         return;
     }
-    let omission = Omission { call: "syncfs".to_owned(), nth: None };
+    let omission = Omission::All { call: "syncfs" };
     let dir = tempfile::tempdir().unwrap();
-    let tally = record(dir.path(), Some(&omission)).replay(60, 11, 1).unwrap();
+    let tally =
+        record(dir.path(), Way::Exchange, Course::Orders, Some(&omission)).replay(Some(&omission), 60, 11, 1).unwrap();
     assert!(!tally.violations.is_empty(), "the rig would not notice");
 }

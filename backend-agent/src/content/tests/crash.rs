@@ -73,7 +73,7 @@ fn crash_everywhere(
             "step {step}"
         );
         if let Some((_, version)) = state.prepared {
-            let staged = TreeContent::read(&site.state.join("temp"), &[]);
+            let staged = TreeContent::read(&site.temp(), &[]);
             assert_eq!(staged.version(), version, "step {step}: what is said to be prepared is");
         } else {
             assert!(site.nothing_staged(), "step {step}");
@@ -150,6 +150,32 @@ fn while_committing_into_an_empty_directory() {
 }
 
 #[test]
+fn while_going_live_without_waiting_for_others() {
+    let make = || {
+        let mut site = Site::with(&second());
+        site.publish(&second(), &first(), Style::Delta);
+        let (_, file) = site.prepare_file_with(&first(), &second(), Style::Delta, |draft, _| draft.kind = Kind::Alone);
+        (site, file)
+    };
+    let steps =
+        crash_everywhere(make, Some(&first()), Some(&second()), &Outcome::Committed { version: second().version() });
+    assert!(steps >= 20, "{steps} steps");
+}
+
+#[test]
+fn while_dropping_all_but_live() {
+    let make = || {
+        let mut site = Site::with(&first());
+        site.publish(&first(), &second(), Style::Delta);
+        site.prepare(&second(), &first(), Style::Delta);
+        let file = site.order_file(Kind::Discard, second().version());
+        (site, file)
+    };
+    let discarded = Outcome::Committed { version: second().version() };
+    assert!(crash_everywhere(make, Some(&second()), Some(&second()), &discarded) >= 5);
+}
+
+#[test]
 fn while_undoing_a_prepared_tree() {
     let make = || {
         let mut site = Site::with(&first());
@@ -210,7 +236,7 @@ fn while_committing_a_rollback() {
         let live = site.live_content();
         let state = site.reopen().state();
         assert_eq!(state.live, Some(live.version()), "step {step}");
-        assert_eq!(TreeContent::read(&site.state.join("backup"), &[]).version(), state.backup.unwrap(), "step {step}");
+        assert_eq!(TreeContent::read(&site.backup(), &[]).version(), state.backup.unwrap(), "step {step}");
         assert_eq!(site.handle(&file), Outcome::Committed { version: first().version() });
         assert_eq!(site.live_content(), first());
         assert!(crashed || step >= 5, "step {step} is one to crash at");

@@ -221,7 +221,7 @@ fn links_and_odd_names_among_them_are_carried_and_never_followed() {
     let odd = site.live.join("uploads").join(std::ffi::OsStr::from_bytes(b"\xff odd"));
     std::fs::write(&odd, "odd").unwrap();
     let number = site.prepare(&first(), &second(), Style::Delta);
-    assert!(std::fs::symlink_metadata(site.state.join("temp/uploads/out")).unwrap().is_symlink());
+    assert!(std::fs::symlink_metadata(site.temp().join("uploads/out")).unwrap().is_symlink());
     site.commit(number, second().version());
     let mut text = String::new();
     File::open(&odd).unwrap().read_to_string(&mut text).unwrap();
@@ -333,7 +333,7 @@ fn what_is_put_late_into_a_mirror_follows_also_after_a_rollback_was_prepared() {
     let mut site = site_with_uploads();
     let number = site.prepare(&first(), &second(), Style::Delta);
     site.commit(number, second().version());
-    let held = File::open(site.state.join("backup/uploads")).unwrap();
+    let held = File::open(site.backup().join("uploads")).unwrap();
     let (number, file) = site.rollback_file(first().version());
     assert_eq!(site.handle(&file), Outcome::Prepared { version: first().version() });
     let late = std::os::fd::AsRawFd::as_raw_fd(&held);

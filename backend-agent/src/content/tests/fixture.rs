@@ -16,7 +16,9 @@ use common::outcome::{Outcome, RefusalCode};
 use common::path::ContentPath;
 use common::time::WallTime;
 
-use crate::content::{OpenError, SiteTrees};
+use super::SWITCH;
+use crate::content::journal::Place;
+use crate::content::{Journal, OpenError, SiteTrees, Switch, TreePolicy, unseal};
 
 pub(super) const CLUSTER: ClusterId = ClusterId([1; 16]);
 pub(super) const OWN: ServerId = ServerId([2; 16]);
@@ -238,8 +240,27 @@ impl Site {
     /// With an empty live directory.
     pub(super) fn new() -> Self {
         let site = Self::without_live();
-        std::fs::create_dir(&site.live).unwrap();
+        site.make_live();
         site
+    }
+
+    /// Makes an empty live tree.
+    pub(super) fn make_live(&self) {
+        match SWITCH {
+            Switch::Exchange => std::fs::create_dir(&self.live).unwrap(),
+            Switch::Symlink => {
+                std::fs::create_dir(self.root.path().join(".shop.pressrun.1")).unwrap();
+                std::os::unix::fs::symlink(".shop.pressrun.1", &self.live).unwrap();
+            }
+        }
+    }
+
+    /// Somebody removes live.
+    pub(super) fn remove_live(&self) {
+        match SWITCH {
+            Switch::Exchange => std::fs::remove_dir_all(&self.live).unwrap(),
+            Switch::Symlink => std::fs::remove_file(&self.live).unwrap(),
+        }
     }
 
     pub(super) fn without_live() -> Self {
@@ -272,7 +293,24 @@ impl Site {
     pub(super) fn open(&self) -> Result<SiteTrees, OpenError> {
         let name = "shop".parse().unwrap();
         let server = "web1".parse().unwrap();
-        SiteTrees::open(&name, &server, &self.live, &[self.root.path().to_owned()])
+        let policy = TreePolicy { switch: SWITCH };
+        SiteTrees::open(&name, &server, &self.live, &[self.root.path().to_owned()], policy)
+    }
+
+    /// The trees that a link can point to.
+    fn slots(&self) -> Vec<PathBuf> {
+        (1..=3).map(|number| self.root.path().join(format!(".shop.pressrun.{number}"))).collect()
+    }
+
+    /// Where the staged tree is, or will be.
+    pub(super) fn temp(&mut self) -> PathBuf {
+        let staged = self.trees().place_path(Place::Temp).expect("can be told");
+        staged.unwrap_or_else(|| self.slots().into_iter().find(|slot| !slot.exists()).expect("one is free"))
+    }
+
+    /// Where the tree is that was live before.
+    pub(super) fn backup(&mut self) -> PathBuf {
+        self.trees().place_path(Place::Backup).expect("can be told").expect("there is one")
     }
 
     pub(super) fn trees(&mut self) -> &mut SiteTrees {
@@ -386,7 +424,14 @@ impl Site {
 
     /// Nothing but the agent's own files, and no tree being staged.
     pub(super) fn nothing_staged(&self) -> bool {
-        !self.state.join("temp").exists()
+        let journal = std::fs::read(self.state.join("journal")).ok();
+        let journal: Option<Journal> = journal.map(|bytes| unseal(&bytes).expect("a whole journal"));
+        let has_backup = journal.is_some_and(|journal| journal.current().backup.is_some());
+        let there = self.slots().iter().filter(|slot| slot.exists()).count();
+        match SWITCH {
+            Switch::Exchange => !self.state.join("temp").exists(),
+            Switch::Symlink => there == usize::from(has_backup) + usize::from(self.live.exists()),
+        }
     }
 }
 

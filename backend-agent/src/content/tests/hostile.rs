@@ -8,8 +8,9 @@ use common::digest::Digest;
 use common::manifest::Entry;
 use common::outcome::{Outcome, RefusalCode};
 
+use super::SWITCH;
 use super::fixture::*;
-use crate::content::{Fault, Point};
+use crate::content::{Fault, Point, Switch};
 
 fn file(at: &str, size: u64, digest: Digest, content: Content) -> Command {
     Command::WriteFile { path: path(at), mode: 0o644, mtime: 0, size, digest: Some(digest), content }
@@ -241,13 +242,14 @@ fn a_directory_swapped_for_a_link_while_it_is_staged_leads_nowhere() {
     std::fs::create_dir(outside.path().join("deep")).unwrap();
     let mut site = Site::new();
     let (_, file) = site.prepare_file(&TreeContent::default(), &first(), Style::Whole);
-    let flips = Flips { temp: site.state.join("temp"), outside: outside.path().to_owned() };
+    let temp = site.temp();
+    let flips = Flips { temp: temp.clone(), outside: outside.path().to_owned() };
     site.trees = Some(site.reopen_with(flips));
     refusal(&site.handle(&file));
     assert_eq!(std::fs::read_dir(outside.path()).unwrap().count(), 1, "nothing was made outside");
     assert_eq!(std::fs::read_dir(outside.path().join("deep")).unwrap().count(), 0);
     assert_eq!(site.live_content(), TreeContent::default());
-    std::fs::remove_dir_all(site.state.join("away")).unwrap();
+    std::fs::remove_dir_all(temp.with_file_name("away")).unwrap();
     site.reopen();
     assert!(matches!(site.handle(&file), Outcome::Prepared { .. }));
 }
@@ -283,11 +285,16 @@ fn immutable_files_in_live_are_copied_and_an_immutable_live_stays() {
         return;
     }
     let number = site.prepare(&first(), &second(), Style::Delta);
-    assert!(chattr("-i", &logo) && chattr("+i", &site.live));
+    // What is switched: live itself, or its entry in the directory around it.
+    let switched = match SWITCH {
+        Switch::Exchange => site.live.clone(),
+        Switch::Symlink => site.root.path().to_owned(),
+    };
+    assert!(chattr("-i", &logo) && chattr("+i", &switched));
     let outcome = site.commit(number, second().version());
     assert_eq!(refusal(&outcome), RefusalCode::CannotExchange, "{outcome:?}");
     assert_eq!(site.live_content(), first());
-    assert!(chattr("-i", &site.live));
+    assert!(chattr("-i", &switched));
     assert_eq!(site.commit(number, second().version()), Outcome::Committed { version: second().version() });
     assert_eq!(site.live_content(), second());
 }
@@ -308,7 +315,7 @@ fn unmount(at: &Path) {
 
 fn among_mounts(dir: &Path) {
     let mut site = Site::at(tempfile::tempdir_in(dir).unwrap());
-    std::fs::create_dir(&site.live).unwrap();
+    site.make_live();
     site.publish(&TreeContent::default(), &first(), Style::Whole);
     let (_, file) = site.prepare_file(&first(), &second(), Style::Delta);
 
@@ -325,9 +332,9 @@ fn among_mounts(dir: &Path) {
     // The staged tree hidden, between prepare and commit.
     assert!(matches!(site.handle(&file), Outcome::Prepared { .. }));
     let number = common::ids::AssignmentNumber(site.next - 1);
-    mount(&["-t", "tmpfs", "tmpfs"], &site.state.join("temp"));
+    mount(&["-t", "tmpfs", "tmpfs"], &site.temp());
     assert!(matches!(site.commit(number, second().version()), Outcome::Refused(_)));
-    unmount(&site.state.join("temp"));
+    unmount(&site.temp());
     assert_eq!(site.live_content(), first());
 
     // Read-only.

@@ -36,7 +36,7 @@ fn a_change_moves_deletes_edits_and_relinks_exactly() {
     let logo = inode(&site.live.join("img/logo.png"));
     site.publish(&first(), &second(), Style::Delta);
     assert_eq!(inode(&site.live.join("img/logo.png")), logo, "what did not change is not written again");
-    assert_eq!(TreeContent::read(&site.state.join("backup"), &[]), first(), "the old tree is the backup");
+    assert_eq!(TreeContent::read(&site.backup(), &[]), first(), "the old tree is the backup");
     site.publish(&second(), &first(), Style::Delta);
     assert_eq!(site.trees().state().backup, Some(second().version()));
 }
@@ -47,7 +47,7 @@ fn preparing_leaves_live_as_it_is_and_shares_no_inode_that_it_changes() {
     site.prepare(&first(), &second(), Style::Delta);
     assert_eq!(site.live_content(), first());
     for changed in ["index.html", "page.html", "run.cgi"] {
-        let (live, temp) = (site.live.join(changed), site.state.join("temp").join(changed));
+        let (live, temp) = (site.live.join(changed), site.temp().join(changed));
         assert_ne!(inode(&live), inode(&temp), "{changed}");
         std::fs::write(temp, "overwritten in place").unwrap();
     }
@@ -116,7 +116,7 @@ fn an_unpublished_directory_is_adopted_only_when_asked_and_only_differences_are_
         old = old.file(&format!("page-{n}.html"), noise(n + 10, 2000));
     }
     let new = old.clone().file("page-7.html", "changed").file("page-8.html", noise(999, 10));
-    let mut site = Site::without_live();
+    let mut site = Site::new();
     old.put(&site.live);
 
     let (_, file) = site.prepare_file(&TreeContent::default(), &new, Style::Whole);
@@ -146,7 +146,7 @@ fn an_unpublished_directory_is_adopted_only_when_asked_and_only_differences_are_
     assert_eq!(site.trees().index.hashed - hashed, 2, "adoption hashes each file once");
     assert_eq!(site.commit(number, new.version()), Outcome::Committed { version: new.version() });
     assert_eq!(site.live_content(), new);
-    assert_eq!(TreeContent::read(&site.state.join("backup"), &[]), old);
+    assert_eq!(TreeContent::read(&site.backup(), &[]), old);
     assert_eq!(site.undo(number), Outcome::Undone { version: None });
     assert_eq!(site.live_content(), old, "what was adopted comes back whole");
 }
@@ -184,9 +184,9 @@ fn what_comes_twice_is_answered_twice_and_done_once() {
     let (number, prepare) = site.prepare_file(&first(), &second(), Style::Delta);
     let prepared = Outcome::Prepared { version: second().version() };
     assert_eq!(site.handle(&prepare), prepared);
-    let staged = inode(&site.state.join("temp"));
+    let staged = inode(&site.temp());
     assert_eq!(site.handle(&prepare), prepared);
-    assert_eq!(inode(&site.state.join("temp")), staged);
+    assert_eq!(inode(&site.temp()), staged);
     let commit = site.order_file(Kind::Commit { prepared: number }, second().version());
     let committed = Outcome::Committed { version: second().version() };
     assert_eq!(site.handle(&commit), committed);
@@ -194,7 +194,7 @@ fn what_comes_twice_is_answered_twice_and_done_once() {
     assert_eq!(site.handle(&commit), committed);
     assert_eq!(site.handle(&prepare), prepared);
     assert_eq!(site.commit(number, second().version()), committed, "another commit of the same");
-    assert_eq!(inode(&site.live), staged);
+    assert_eq!(inode(&site.live.canonicalize().unwrap()), staged);
 }
 
 #[test]

@@ -143,7 +143,7 @@ fn a_rollback_to_an_altered_backup_is_refused() {
     for what in ["altered", "more", "less", "mode"] {
         let mut site = Site::with(&first());
         site.publish(&first(), &second(), Style::Delta);
-        let backup = site.state.join("backup");
+        let backup = site.backup();
         match what {
             "altered" => {
                 std::fs::write(backup.join("index.html"), "<h1>bad</h1>").unwrap();

@@ -25,6 +25,7 @@ use tokio::sync::watch;
 use super::guard::RouteEntry;
 use super::operations::*;
 use super::*;
+use crate::engine::own::Whom;
 use crate::engine::quorum::Quorum;
 use crate::store::{Checkpoint, Role, Run, RunKind, RunState};
 
@@ -78,6 +79,18 @@ impl Operations for Fake {
     }
     fn mend(&self, request: MendRequest) -> BoxFuture<'_, Result<Accepted, OperationError>> {
         Box::pin(async move { self.note(format!("{request:?}"), ACCEPTED) })
+    }
+    fn remove(&self, request: RemoveRequest) -> BoxFuture<'_, Result<Accepted, OperationError>> {
+        Box::pin(async move { self.note(format!("{request:?}"), ACCEPTED) })
+    }
+    fn hot(&self, request: HotRequest) -> BoxFuture<'_, Result<Accepted, OperationError>> {
+        Box::pin(async move { self.note(format!("{request:?}"), ACCEPTED) })
+    }
+    fn switch(&self, request: SwitchRequest) -> BoxFuture<'_, Result<Accepted, OperationError>> {
+        Box::pin(async move { self.note(format!("{request:?}"), ACCEPTED) })
+    }
+    fn rest(&self, run: RunNumber, rest: bool) -> BoxFuture<'_, Result<(), OperationError>> {
+        Box::pin(async move { self.note(format!("rest {run} {rest}"), ()) })
     }
     fn checkpoint(&self, request: CheckpointRequest) -> BoxFuture<'_, Result<Checkpoint, OperationError>> {
         Box::pin(async move {

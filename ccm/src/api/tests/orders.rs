@@ -112,6 +112,8 @@ async fn orders_reach_the_engine_as_they_were_given() {
         adopt: true,
         create_live: false,
         timeout: Some(Duration::from_secs(60)),
+        stage_only: false,
+        autonomous: false,
     };
     assert_eq!(ccm.fake.asked().pop(), Some(format!("{expected:?}")));
 
@@ -144,6 +146,58 @@ async fn audits_and_what_mends_servers_reach_the_engine_as_they_were_asked_for()
         let expected = MendRequest { site: site.clone(), group: None, servers, replicate };
         assert_eq!(ccm.fake.asked().pop(), Some(format!("{expected:?}")));
     }
+}
+
+#[tokio::test]
+async fn orders_for_single_servers_reach_the_engine_as_they_were_given() {
+    let ccm = ccm().with_site().await;
+    let site = SiteName::new("www").unwrap();
+    let web1: Vec<ServerName> = vec!["web1".parse().unwrap()];
+    let asked = async |role, word: &str, body| {
+        let reply = ccm.call(role, "POST", &format!("/api/v1/sites/www/{word}"), body).await;
+        assert_eq!(reply.status, StatusCode::ACCEPTED, "{word}: {}", reply.body);
+        ccm.fake.asked().pop().unwrap()
+    };
+    let remove = RemoveRequest {
+        site: site.clone(),
+        group: None,
+        servers: web1.clone(),
+        keep_content: true,
+        quorum: Some(Quorum::Servers(1)),
+    };
+    let body = json!({"servers": ["web1"], "keep_content": true, "quorum": "1"});
+    assert_eq!(asked(Role::Operator, "remove", body).await, format!("{remove:?}"));
+    let paths = ["a.html", "news"].map(|path| path.parse().unwrap()).into();
+    let hot = HotRequest { site: site.clone(), group: None, whom: Whom::LeastBusy(2), paths, quorum: None };
+    let body = json!({"paths": ["news/", "a.html"], "count": 2});
+    assert_eq!(asked(Role::Publisher, "hot", body).await, format!("{hot:?}"));
+    let hot = HotRequest { whom: Whom::Named(web1.clone()), ..hot };
+    let body = json!({"paths": ["news", "a.html"], "servers": ["web1"]});
+    assert_eq!(asked(Role::Publisher, "hot", body).await, format!("{hot:?}"));
+    let switch = SwitchRequest { site, group: None, servers: web1, quorum: None };
+    assert_eq!(asked(Role::Publisher, "switch", json!({"servers": ["web1"]})).await, format!("{switch:?}"));
+    for (body, code) in [
+        (json!({"paths": [], "count": 1}), (422, "bad-paths")),
+        (json!({"paths": vec!["x"; 1001], "count": 1}), (422, "bad-paths")),
+        (json!({"paths": ["../etc"], "count": 1}), (422, "bad-path")),
+        (json!({"paths": ["x"]}), (422, "no-servers")),
+        (json!({"paths": ["x"], "count": 0}), (422, "no-servers")),
+        (json!({"paths": ["x"], "count": 1, "servers": ["web1"]}), (422, "no-servers")),
+    ] {
+        assert_eq!(ccm.admin("POST", "/api/v1/sites/www/hot", body.clone()).await.problem(), code, "{body}");
+    }
+    assert_eq!(ccm.admin("POST", "/api/v1/sites/www/remove", json!({})).await.problem(), (422, "no-servers"));
+    let both = json!({"stage_only": true, "commit": "autonomous"});
+    assert_eq!(ccm.admin("POST", "/api/v1/sites/www/publish", both).await.problem(), (422, "bad-commit"));
+    assert!(ccm.fake.asked().is_empty());
+
+    let run = ccm.queue_run();
+    for (word, rest) in [("pause", true), ("resume", false)] {
+        let reply = ccm.call(Role::Publisher, "POST", &format!("/api/v1/runs/{}/{word}", run.run), Value::Null).await;
+        assert_eq!(reply.status, StatusCode::ACCEPTED);
+        assert_eq!(ccm.fake.asked().pop(), Some(format!("rest {} {rest}", run.run)));
+    }
+    assert_eq!(ccm.admin("POST", "/api/v1/runs/9/pause", Value::Null).await.problem(), (404, "unknown-run"));
 }
 
 #[tokio::test]

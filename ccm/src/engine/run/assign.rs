@@ -7,6 +7,7 @@ use common::assignment::Kind;
 use common::digest::{Digest, Version};
 use common::errors::chain;
 use common::ids::ServerId;
+use common::manifest::Manifest;
 use common::outcome::Outcome;
 
 use super::{Execution, Stop, TICK};
@@ -23,8 +24,23 @@ pub(super) const CURRENT: &str = "current";
 impl Execution {
     /// Ingest and build: which version, from which base, with what content.
     pub(super) async fn assign(&mut self, quorum: usize) -> Result<(), Stop> {
+        if self.run.kind == RunKind::Switch {
+            return self.assign_switch(quorum).await;
+        }
         let view = self.engine.store.view(&self.site.name, &self.group.name)?;
-        self.run.base = view.as_ref().map(|view| view.version);
+        let start = match self.run.kind {
+            RunKind::Hot => self.request.version,
+            RunKind::Publish
+            | RunKind::Synchronize
+            | RunKind::Rollback
+            | RunKind::Restore
+            | RunKind::Audit
+            | RunKind::Replicate
+            | RunKind::Remove
+            | RunKind::Switch => view.as_ref().map(|view| view.version),
+        };
+        self.run.base = start;
+        self.leave_own_alone()?;
         self.recorder.start("ingest", now());
         self.save();
         let (result, content_bytes) = self.ingest(view.as_ref()).await?;
@@ -47,16 +63,23 @@ impl Execution {
                 self.recorder.server(member.id, "offline", Some("was not online when the run began".into()));
             }
         }
-        let fresh: Vec<ServerId> = match &view {
-            Some(view) if !self.mends() => present
-                .iter()
-                .copied()
-                .filter(|id| self.engine.hub.live(*id, &self.site.name) == Some(view.version))
-                .collect(),
+        let fresh: Vec<ServerId> = match start {
+            Some(start) if !self.mends() => {
+                present.iter().copied().filter(|id| self.engine.hub.live(*id, &self.site.name) == Some(start)).collect()
+            }
             Some(_) | None => Vec::new(),
         };
-        // A base that too few servers have serves nobody: then every server gets what it lacks.
-        self.resume.any_base = view.is_none() || fresh.len() < quorum;
+        // A base that too few servers have serves nobody: then every server gets what it lacks. So it is when
+        // some have a version of their own: all switch together, whichever base each has.
+        self.resume.any_base = match self.run.kind {
+            RunKind::Publish | RunKind::Rollback | RunKind::Restore => {
+                start.is_none() || fresh.len() < quorum || self.any_own(&present)?
+            }
+            RunKind::Remove => true,
+            RunKind::Synchronize | RunKind::Audit | RunKind::Replicate | RunKind::Hot | RunKind::Switch => {
+                start.is_none() || fresh.len() < quorum
+            }
+        };
         let mut targets = if self.resume.any_base { present } else { fresh };
         for member in &self.members {
             if !targets.contains(&member.id) && online.contains_key(&member.id) {
@@ -72,15 +95,16 @@ impl Execution {
         let sealed = if is_rollback {
             self.engine.seal(&frame, &Body::Order(Kind::Rollback), &targets, None, &self.cancel)?
         } else {
-            let asks = self.run.kind != RunKind::Replicate && (self.request.adopt || view.is_some());
+            let sends_all = matches!(self.run.kind, RunKind::Replicate | RunKind::Remove);
+            let asks = !sends_all && (self.request.adopt || view.is_some());
             let needed = if self.resume.any_base && asks {
                 Some(self.inventory(&frame, &result, &mut targets).await?)
             } else {
                 None
             };
             self.enough(targets.len(), quorum, "able to take part")?;
-            let base = match (&view, self.resume.any_base) {
-                (Some(view), false) => Some(self.engine.content.tree(view.version)?),
+            let base = match (start, self.resume.any_base) {
+                (Some(start), false) => Some(self.engine.content.tree(start)?),
                 (Some(_), true) | (None, _) => None,
             };
             self.build(frame, base, result, needed, targets.clone()).await?
@@ -134,19 +158,17 @@ impl Execution {
                 });
                 return Ok(kept.await?);
             }
-            RunKind::Synchronize | RunKind::Audit | RunKind::Replicate => {
-                let version = published.ok_or(EngineError::NoResult { run: self.run.run })?;
-                if self.request.version.is_some_and(|wanted| wanted != version) {
-                    let message = "another version was published meanwhile".to_owned();
-                    return Err(Stop::End(RunState::Cancelled, message));
-                }
-                version
-            }
+            RunKind::Synchronize | RunKind::Audit | RunKind::Replicate => self.mended(view)?,
+            RunKind::Hot => return self.ingest_hot().await,
+            RunKind::Remove => engine.content.put_tree(&Manifest::default())?,
             RunKind::Rollback => view.and_then(|view| view.previous).ok_or_else(|| EngineError::NothingToRollBack {
                 site: self.site.name.clone(),
                 group: self.group.name.clone(),
             })?,
-            RunKind::Restore => self.request.version.ok_or(EngineError::NoResult { run: self.run.run })?,
+            // A switch makes nothing new.
+            RunKind::Restore | RunKind::Switch => {
+                self.request.version.ok_or(EngineError::NoResult { run: self.run.run })?
+            }
         };
         let kept = blocking(move || {
             let tree = engine.content.tree(version)?;
@@ -208,9 +230,10 @@ impl Execution {
         targets: Vec<ServerId>,
     ) -> Result<Sealed, Stop> {
         let (engine, cancel) = (self.engine.clone(), self.cancel.clone());
+        let alone = self.request.autonomous;
         let sealed = blocking(move || {
             let base = base.as_ref().map(|base| base as &dyn Tree);
-            let body = Body::Tree { base, result: &result, needed };
+            let body = Body::Tree { base, result: &result, needed, alone };
             engine.seal(&frame, &body, &targets, None, &cancel)
         })
         .await?;

@@ -5,6 +5,7 @@
 //! servers lack of it, and is prepared, checked and committed as any other. Nobody publishes in between,
 //! because it is one run.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use common::assignment::Kind;
@@ -13,7 +14,7 @@ use common::digest::Version;
 use common::ids::ServerId;
 use common::outcome::Outcome;
 
-use super::{Execution, Stop, TICK};
+use super::{Execution, RunRequest, Stop, TICK};
 use crate::engine::order::Body;
 use crate::engine::{EngineError, now};
 use crate::store::{RunKind, RunState};
@@ -28,7 +29,12 @@ impl Execution {
     pub(super) fn mends(&self) -> bool {
         match self.run.kind {
             RunKind::Synchronize | RunKind::Audit | RunKind::Replicate => true,
-            RunKind::Publish | RunKind::Rollback | RunKind::Restore => false,
+            RunKind::Publish
+            | RunKind::Rollback
+            | RunKind::Restore
+            | RunKind::Remove
+            | RunKind::Hot
+            | RunKind::Switch => false,
         }
     }
 
@@ -36,7 +42,8 @@ impl Execution {
     pub(super) async fn audit(&mut self) -> Result<Option<(RunState, String)>, Stop> {
         if self.resume.repair.is_none() {
             let drifted = self.look().await?;
-            if drifted.is_empty() || !self.request.repair {
+            let drifted = if self.request.repair { self.order_own_repairs(drifted)? } else { Vec::new() };
+            if drifted.is_empty() {
                 return Ok(Some(self.audited()));
             }
             self.resume.repair = Some(drifted);
@@ -51,7 +58,11 @@ impl Execution {
     async fn look(&mut self) -> Result<Vec<ServerId>, Stop> {
         let view = self.engine.store.view(&self.site.name, &self.group.name)?;
         let never = || EngineError::NeverPublished { site: self.site.name.clone(), group: self.group.name.clone() };
-        let version = view.ok_or_else(never)?.version;
+        let version = match self.request.version.filter(|_| self.request.own) {
+            Some(own) => own,
+            None => view.ok_or_else(never)?.version,
+        };
+        let expected = self.expected()?;
         self.run.base = Some(version);
         self.run.result = Some(version);
         self.recorder.start("audit", now());
@@ -89,6 +100,7 @@ impl Execution {
         for (server, outcome) in progress.outcomes {
             match outcome {
                 Outcome::Audited(report) => {
+                    let version = expected.get(&server).copied().unwrap_or(version);
                     if self.found(server, version, report.bounded()) {
                         drifted.push(server);
                     }
@@ -113,6 +125,33 @@ impl Execution {
         self.recorder.end("audit", 0, now());
         self.save();
         Ok(drifted)
+    }
+
+    /// One run repairs one version: what drifted from a version of its own gets a run of its own. Gives the
+    /// others.
+    fn order_own_repairs(&mut self, drifted: Vec<ServerId>) -> Result<Vec<ServerId>, Stop> {
+        if self.request.own {
+            return Ok(drifted);
+        }
+        let own = self.engine.own_versions(&self.site.name)?;
+        let (of_own, of_group): (Vec<ServerId>, Vec<ServerId>) =
+            drifted.into_iter().partition(|server| own.contains_key(server));
+        let mut by_version: BTreeMap<Version, Vec<ServerId>> = BTreeMap::new();
+        for server in of_own {
+            if let Some(own) = own.get(&server) {
+                by_version.entry(own.version).or_default().push(server);
+            }
+        }
+        for (version, servers) in by_version {
+            let request = RunRequest { own: true, version: Some(version), ..self.request.clone() };
+            let run = self.engine.accept(&self.site, &self.group, RunKind::Audit, &request, &servers)?;
+            for server in servers {
+                let found = self.recorder.audited(server).map(ToString::to_string).unwrap_or_default();
+                let reason = format!("{found}; run {} repairs its own version", run.run);
+                self.recorder.server(server, DRIFTED, Some(reason));
+            }
+        }
+        Ok(of_group)
     }
 
     /// Records what a server found; whether it is for a repair.

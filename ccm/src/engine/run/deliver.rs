@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use common::assignment::Kind;
+use common::digest::Version;
 use common::ids::{AssignmentNumber, ServerId};
 use common::manifest::Manifest;
 use common::outcome::{Outcome, RefusalCode};
@@ -18,7 +19,9 @@ use crate::store::RunState;
 
 /// How long an undo is waited for. Servers that cannot be reached hear of the wanted version when
 /// they return.
-const UNDO_LIFE: Duration = Duration::from_secs(15);
+const UNDO_LIFE: Duration = ORDER_LIFE;
+/// How long an order is waited for that servers carry out in a moment.
+pub(super) const ORDER_LIFE: Duration = Duration::from_secs(15);
 /// Once the quorum has prepared, the others get as long again, and at least this. Ten seconds: longer
 /// than it takes to elect a leader, shorter than anybody wants to wait for one slow disk.
 const STRAGGLER_WAIT_MIN: Duration = Duration::from_secs(10);
@@ -27,26 +30,31 @@ impl Execution {
     /// Sends the prepare assignment out and waits until every server prepared, refused or is lost.
     pub(super) async fn prepare(&mut self, quorum: usize) -> Result<Vec<ServerId>, Stop> {
         let Some(number) = self.resume.prepare else { return Ok(Vec::new()) };
+        if let Some(staged) = &self.resume.staged {
+            // An earlier run has prepared them.
+            return Ok(staged.clone());
+        }
+        let alone = self.request.autonomous.then_some(self.result()?);
         self.recorder.start("wan", now());
         self.save();
-        self.engine.send_out(number, self.wan())?;
-        let begun = tokio::time::Instant::now();
+        self.engine.send_out_unless(number, self.wan(), self.is_asked_to_rest())?;
         let mut quorum_after: Option<Duration> = None;
-        let done = move |progress: &Progress| {
-            let prepared = progress.outcomes.values().filter(|outcome| matches!(outcome, Outcome::Prepared { .. }));
-            if prepared.count() >= quorum {
-                quorum_after.get_or_insert_with(|| begun.elapsed());
+        let done = move |progress: &Progress, elapsed: Duration| {
+            if progress.outcomes.values().filter(|outcome| follows(outcome, alone)).count() >= quorum {
+                quorum_after.get_or_insert(elapsed);
             }
-            progress.answered
-                || quorum_after.is_some_and(|after| begun.elapsed() > after + after.max(STRAGGLER_WAIT_MIN))
+            progress.answered || quorum_after.is_some_and(|after| elapsed > after + after.max(STRAGGLER_WAIT_MIN))
         };
-        let progress = self.wait(number, self.decision_life(), done).await?;
+        let progress = self.wait_while(number, self.decision_life(), done).await?;
         let prepared: Vec<ServerId> = progress
             .outcomes
             .iter()
-            .filter(|(_, outcome)| matches!(outcome, Outcome::Prepared { .. }))
+            .filter(|(_, outcome)| follows(outcome, alone))
             .map(|(server, _)| *server)
             .collect();
+        for server in prepared.iter().filter(|_| alone.is_some()) {
+            self.engine.hub.set_live(*server, &self.site.name, number, alone);
+        }
         for server in &progress.unanswered {
             let online = self.engine.hub.online().contains_key(server);
             let (state, reason) = if online {
@@ -59,7 +67,7 @@ impl Execution {
         for phase in ["wan", "multicast", "prepare"] {
             self.recorder.end_if_open(phase, now());
         }
-        self.enough(prepared.len(), quorum, "prepared")?;
+        self.enough(prepared.len(), quorum, if alone.is_some() { "live with it" } else { "prepared" })?;
         Ok(prepared)
     }
 
@@ -70,8 +78,18 @@ impl Execution {
         life: Duration,
         mut done: impl FnMut(&Progress) -> bool,
     ) -> Result<Progress, Stop> {
+        self.wait_while(number, life, |progress, _| done(progress)).await
+    }
+
+    /// As [`Self::wait`]; `done` is also told how long it has been waited, rests not counted.
+    async fn wait_while(
+        &mut self,
+        number: AssignmentNumber,
+        life: Duration,
+        mut done: impl FnMut(&Progress, Duration) -> bool,
+    ) -> Result<Progress, Stop> {
         let mut changes = self.engine.hub.changes();
-        let deadline = tokio::time::Instant::now() + life;
+        let (begun, rested) = (tokio::time::Instant::now(), self.rested);
         let is_prepare = self.resume.prepare == Some(number);
         loop {
             changes.mark_unchanged();
@@ -79,13 +97,17 @@ impl Execution {
             if is_prepare {
                 self.show(&progress);
             }
-            if done(&progress) {
+            let elapsed = begun.elapsed().saturating_sub(self.rested.saturating_sub(rested));
+            if done(&progress, elapsed) {
                 return Ok(progress);
             }
             if self.resume.commit.is_none() && self.resume.end.is_none() && self.cancel.load(Ordering::Relaxed) {
                 return Err(Stop::End(RunState::Cancelled, "cancelled before the decision; live is unchanged".into()));
             }
-            if tokio::time::Instant::now() >= deadline {
+            if self.rest_if_asked(Some(number)).await {
+                continue;
+            }
+            if elapsed >= life {
                 if self.resume.commit.is_some() || self.resume.end.is_some() {
                     return Ok(progress);
                 }
@@ -126,12 +148,12 @@ impl Execution {
             match outcome {
                 Outcome::Prepared { .. } => self.recorder.server(*server, "prepared", None),
                 Outcome::Refused(refusal) => self.recorder.server(*server, "failed", Some(refusal.reason.clone())),
-                Outcome::Received
-                | Outcome::Missing(_)
-                | Outcome::Committed { .. }
-                | Outcome::CommittedHookFailed { .. }
-                | Outcome::Undone { .. }
-                | Outcome::Audited(_) => (),
+                Outcome::Committed { .. } => self.recorder.server(*server, "committed", None),
+                Outcome::CommittedHookFailed { reason, .. } => {
+                    self.recorder.server(*server, "committed", Some(reason.clone()));
+                    self.recorder.warn(*server, reason);
+                }
+                Outcome::Received | Outcome::Missing(_) | Outcome::Undone { .. } | Outcome::Audited(_) => (),
             }
         }
         if self.recorder.take_changed() {
@@ -174,17 +196,21 @@ impl Execution {
             self.recorder.server(*server, "offline", Some("did not confirm the commit".into()));
         }
         // Whoever was told that the run is going to stop can rely on it, also when all have switched.
-        if self.cancel.load(Ordering::Relaxed) {
+        let too_late = self.resume.discard.is_some();
+        if self.cancel.load(Ordering::Relaxed) && !too_late {
             let message = "cancelled while it was being committed: undone everywhere".to_owned();
             return self.abort(RunState::RolledBack, message).await;
         }
-        if committed.len() < quorum {
+        if committed.len() < quorum && !too_late {
             let message = format!(
                 "{} of {} servers committed, the quorum is {quorum}: undone everywhere",
                 committed.len(),
                 self.members.len()
             );
             return self.abort(RunState::RolledBack, message).await;
+        }
+        if self.discards() {
+            self.discard(&committed).await?;
         }
         self.finish(&committed)
     }
@@ -207,6 +233,7 @@ impl Execution {
                     self.engine.store.assignment(prepare)?.ok_or(EngineError::NoAssignment { number: prepare })?;
                 let before = self.engine.store.view(&self.site.name, &self.group.name)?;
                 let version = before.map_or_else(|| Manifest::default().version(), |view| view.version);
+                let version = self.run.base.filter(|_| self.own().is_some()).unwrap_or(version);
                 let body = Body::Order(Kind::Undo { prepared: prepare });
                 let frame = self.frame(version);
                 self.engine.seal(&frame, &body, &record.targets, None, &self.cancel)?.number
@@ -235,5 +262,13 @@ impl Execution {
             }
         }
         Ok((state, message))
+    }
+}
+
+/// Whether a server is where its run wants it before the decision: prepared, or live with `alone` already.
+fn follows(outcome: &Outcome, alone: Option<Version>) -> bool {
+    match alone {
+        Some(version) => outcome.committed() == Some(version),
+        None => matches!(outcome, Outcome::Prepared { .. }),
     }
 }

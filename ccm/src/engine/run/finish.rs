@@ -11,10 +11,12 @@ impl Execution {
     /// schedules shall not try the same again.
     pub(super) fn after_undo(&self, state: RunState, message: &str) -> Effects {
         let hold = (state == RunState::RolledBack).then(|| self.set_hold(message));
-        Effects { hold, ..Effects::default() }
+        // An undo drops what was staged, wherever it comes.
+        let staged = self.resume.undo.and(self.resume.staged.as_ref()).and_then(|_| self.forget_staged());
+        Effects { hold, staged, ..Effects::default() }
     }
 
-    fn set_hold(&self, reason: &str) -> HoldChange {
+    pub(super) fn set_hold(&self, reason: &str) -> HoldChange {
         HoldChange::Set(Hold {
             site: self.site.name.clone(),
             group: self.group.name.clone(),
@@ -30,9 +32,12 @@ impl Execution {
         match (self.run.kind, &self.request.schedule) {
             (RunKind::Rollback, None) => Some(self.set_hold("rolled back")),
             (RunKind::Restore, None) => Some(self.set_hold("restored a checkpoint")),
-            (RunKind::Publish, None) => Some(HoldChange::Lift(self.site.name.clone(), self.group.name.clone())),
-            (RunKind::Rollback | RunKind::Restore | RunKind::Publish, Some(_))
-            | (RunKind::Synchronize | RunKind::Audit | RunKind::Replicate, _) => None,
+            (RunKind::Switch, None) if self.resume.staged.is_none() => Some(self.set_hold("switched to the backup")),
+            (RunKind::Publish | RunKind::Switch, None) => {
+                Some(HoldChange::Lift(self.site.name.clone(), self.group.name.clone()))
+            }
+            (RunKind::Rollback | RunKind::Restore | RunKind::Publish | RunKind::Switch, Some(_))
+            | (RunKind::Synchronize | RunKind::Audit | RunKind::Replicate | RunKind::Remove | RunKind::Hot, _) => None,
         }
     }
 
@@ -41,13 +46,18 @@ impl Execution {
         self.recorder.start("finish", now());
         let result = self.result()?;
         let before = self.engine.store.view(&self.site.name, &self.group.name)?;
-        let assignment = self.resume.commit.ok_or(EngineError::NoResult { run: self.run.run })?;
+        let alone = self.resume.prepare.filter(|_| self.request.autonomous);
+        let assignment = self.resume.commit.or(alone).ok_or(EngineError::NoResult { run: self.run.run })?;
         let everybody = committed.len() == self.members.len();
         let wanted =
             self.members.iter().map(|member| (self.site.name.clone(), self.group.name.clone(), member.id, result));
         let effects = if self.mends() {
-            // Brings servers to the version that the view has already.
-            Effects::default()
+            // Brings servers to the version that the view has already: also those that had their own.
+            let back = committed.iter().filter(|_| !self.request.own);
+            let of = |server: &ServerId| (self.site.name.clone(), self.group.name.clone(), *server, result);
+            Effects { wanted: back.map(of).collect(), ..Effects::default() }
+        } else if let Some(own) = self.own() {
+            self.own_effects(own, result, before.as_ref())
         } else {
             Effects {
                 view: Some(View {
@@ -73,21 +83,40 @@ impl Execution {
                     time: now(),
                 }),
                 hold: self.hold_after(),
+                staged: self.forget_staged(),
+                own: Vec::new(),
             }
         };
         let (state, message) = if self.run.kind == RunKind::Audit {
             self.repaired(committed);
             self.audited()
         } else if everybody {
-            (RunState::Done, format!("live on {}", servers(committed.len())))
+            (RunState::Done, format!("{} {}", self.done_words(), servers(committed.len())))
         } else {
             let reasons = self.recorder.reasons();
-            let message = format!("live on {} of {} servers{reasons}", committed.len(), self.members.len());
+            let (words, count) = (self.done_words(), committed.len());
+            let message = format!("{words} {count} of {} servers{reasons}", self.members.len());
             (RunState::Partial, message)
         };
         self.recorder.end("finish", 0, now());
         self.end(state, message.clone(), &effects);
         Ok((state, message))
+    }
+}
+
+impl Execution {
+    /// What was done to so many servers.
+    fn done_words(&self) -> &'static str {
+        if self.run.kind == RunKind::Remove { "taken off" } else { "live on" }
+    }
+
+    /// An end before the commit is no end without effect when servers go live by themselves: those that did
+    /// are brought back.
+    pub(super) fn unless_live(&self, state: RunState, message: String) -> (RunState, String) {
+        if self.request.autonomous && self.recorder.count("committed") > 0 {
+            return (RunState::RolledBack, format!("{message}: undone where it was live"));
+        }
+        (state, message)
     }
 }
 

@@ -10,13 +10,17 @@
 //! quorum has committed.
 //!
 //! In reading order: the steps (this file), what is sent ([`assign`]), how it is sent and answered
-//! ([`deliver`]), what remains ([`finish`]); what an audit does before that ([`audit`]).
+//! ([`deliver`]), what remains ([`finish`]); what an audit does before that ([`audit`]), and what is
+//! different for single servers ([`own`]); how a run rests ([`rest`]).
 
 mod assign;
 mod audit;
 mod deliver;
 mod finish;
+mod own;
+mod rest;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -25,6 +29,7 @@ use common::assignment::{Kind, LivePolicy};
 use common::digest::Version;
 use common::errors::chain;
 use common::ids::{AssignmentNumber, ScheduleName, ServerId};
+use common::path::ContentPath;
 use planner::policy::WanPolicy;
 use serde::{Deserialize, Serialize};
 
@@ -60,7 +65,8 @@ pub struct RunRequest {
     /// Seconds until the decision; `None` for the default.
     #[serde(default)]
     pub timeout_seconds: Option<u64>,
-    /// The version to go to, for a restore.
+    /// The version to go to, for a restore; the one that servers are to have, for what mends them; the one
+    /// to start from, for a hot publish.
     #[serde(default)]
     pub version: Option<Version>,
     /// For an audit: read every file.
@@ -69,6 +75,24 @@ pub struct RunRequest {
     /// For an audit: bring what has drifted back.
     #[serde(default)]
     pub repair: bool,
+    /// Whether what is mended is a version of the servers' own, and not the group's.
+    #[serde(default)]
+    pub own: bool,
+    /// Whether the servers were named, and not taken because they are of the group.
+    #[serde(default)]
+    pub named: bool,
+    /// For a hot publish: what of staging goes live.
+    #[serde(default)]
+    pub paths: BTreeSet<ContentPath>,
+    /// For a removal: what was live stays as the backup.
+    #[serde(default)]
+    pub keep_content: bool,
+    /// For a publish: stage it, and leave bringing it live to a switch.
+    #[serde(default)]
+    pub stage_only: bool,
+    /// For a publish: each server goes live by itself as soon as it can.
+    #[serde(default)]
+    pub autonomous: bool,
     /// The schedule that asked for it.
     #[serde(default)]
     pub schedule: Option<ScheduleName>,
@@ -86,6 +110,12 @@ pub(super) struct Resume {
     undo: Option<AssignmentNumber>,
     #[serde(default)]
     audit: Option<AssignmentNumber>,
+    /// The order to drop backups.
+    #[serde(default)]
+    discard: Option<AssignmentNumber>,
+    /// Servers on which `prepare` was staged by an earlier run.
+    #[serde(default)]
+    staged: Option<Vec<ServerId>>,
     /// Servers that an audit found drifted and that are being repaired.
     #[serde(default)]
     repair: Option<Vec<ServerId>>,
@@ -105,6 +135,10 @@ pub(super) struct Execution {
     members: Vec<ServerRecord>,
     recorder: Recorder,
     cancel: Arc<AtomicBool>,
+    /// Whether the run shall rest.
+    rest: Arc<AtomicBool>,
+    /// How long it has rested since it was taken up.
+    rested: Duration,
 }
 
 /// How an execution stops short of its end.
@@ -148,9 +182,10 @@ impl Execution {
         }
         let recorder = Recorder::new(&run, &members);
         // Those that a synchronization left alone before a restart.
-        members.retain(|member| !recorder.stands(member.id, assign::CURRENT));
-        let cancel = engine.cancel_flag(run.run);
-        Ok(Self { engine, run, request, resume, site, group, members, recorder, cancel })
+        members.retain(|member| !recorder.stands(member.id, assign::CURRENT) && !recorder.stands(member.id, own::OWN));
+        let (cancel, rest) = (engine.cancel_flag(run.run), engine.rest_flag(run.run));
+        let rested = Duration::ZERO;
+        Ok(Self { engine, run, request, resume, site, group, members, recorder, cancel, rest, rested })
     }
 
     async fn run(&mut self) {
@@ -175,8 +210,8 @@ impl Execution {
             let effects = self.after_undo(state, &message);
             self.end(state, message, &effects);
         }
-        let Resume { inventory, prepare, commit, undo, audit, .. } = self.resume;
-        for number in [inventory, prepare, commit, undo, audit].into_iter().flatten() {
+        let Resume { inventory, prepare, commit, undo, audit, discard, .. } = self.resume;
+        for number in [inventory, prepare, commit, undo, audit, discard].into_iter().flatten() {
             self.engine.hub.finish(number);
             self.engine.forget_object(number);
         }
@@ -229,6 +264,12 @@ impl Execution {
         if self.members.is_empty() {
             return Err(EngineError::EmptyGroup { site: self.site.name.clone(), group: self.group.name.clone() }.into());
         }
+        if self.resume.prepare.is_none() {
+            self.rest_if_asked(None).await;
+            if self.cancel.load(Ordering::Relaxed) {
+                return Err(Stop::End(RunState::Cancelled, "cancelled before anything was sent".to_owned()));
+            }
+        }
         if self.run.kind == RunKind::Audit
             && let Some(ended) = self.audit().await?
         {
@@ -247,9 +288,19 @@ impl Execution {
         }
         let prepared = match self.prepare(quorum).await {
             Ok(prepared) => prepared,
-            Err(Stop::End(state, message)) => return self.abort(state, message).await,
+            Err(Stop::End(state, message)) => {
+                let (state, message) = self.unless_live(state, message);
+                return self.abort(state, message).await;
+            }
             Err(error) => return Err(error),
         };
+        if self.request.stage_only {
+            return self.finish_staged(&prepared);
+        }
+        if self.request.autonomous {
+            return self.finish(&prepared);
+        }
+        self.rest_if_asked(None).await;
         let Some(prepare) = self.resume.prepare else {
             return Err(EngineError::EmptyGroup { site: self.site.name.clone(), group: self.group.name.clone() }.into());
         };
@@ -287,7 +338,7 @@ impl Execution {
             result,
             wan: self.wan(),
             extra: self.site.extra,
-            linger_seconds: self.site.linger_seconds,
+            linger_seconds: if self.takes_off() { 0 } else { self.site.linger_seconds },
         }
     }
 

@@ -1,16 +1,19 @@
 //! The campaigns, whole: `campaign kill`, `errors`, `readers`, `uploads`, `power`, `speed`.
 
-use std::path::PathBuf;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use crash::error::{Result, RigError};
 use crash::kill::{self, Scope, Tally};
 use crash::operation::Operation;
-use crash::power::{FileSystem, Omission, Recording};
+use crash::power::plan::Course;
+use crash::power::{self, FileSystem, Omission, Recording, Scene};
 use crash::shapes::Shape;
+use crash::site::Way;
 use crash::speed::{self, Load};
-use crash::{failing, readers, uploads};
+use crash::{failing, lost, readers, uploads};
 
 /// Tries to break the content interpreter.
 #[derive(Debug, Parser)]
@@ -25,6 +28,9 @@ struct Where {
     /// Where sites are made. In memory by default: crashes of a process lose nothing there.
     #[arg(long, default_value = "/dev/shm")]
     dir: PathBuf,
+    /// Only this way of switching.
+    #[arg(long)]
+    way: Vec<Way>,
     /// Only these shapes.
     #[arg(long)]
     shape: Vec<Shape>,
@@ -42,6 +48,20 @@ struct Where {
 impl Where {
     fn shapes(&self) -> Vec<Shape> {
         if self.shape.is_empty() { Shape::ALL.to_vec() } else { self.shape.clone() }
+    }
+
+    /// Everything that is to be interrupted, one after the other.
+    fn points<'a>(&'a self, program: &'a Path) -> Vec<(Scope<'a>, Shape, Operation)> {
+        let mut points = Vec::new();
+        for way in ways(&self.way) {
+            for shape in self.shapes() {
+                for operation in self.operations() {
+                    let (dir, scale, stride) = (self.dir.as_path(), self.scale, self.stride);
+                    points.push((Scope { program, dir, way, scale, stride, violations_max: 20 }, shape, operation));
+                }
+            }
+        }
+        points
     }
 
     fn operations(&self) -> Vec<Operation> {
@@ -64,6 +84,9 @@ enum What {
         /// Where the site is made.
         #[arg(long, default_value = "/dev/shm")]
         dir: PathBuf,
+        /// Only this way of switching.
+        #[arg(long)]
+        way: Vec<Way>,
         /// Files to read, at least.
         #[arg(long, default_value_t = 10_000_000)]
         reads: u64,
@@ -76,6 +99,9 @@ enum What {
         /// Where the site is made.
         #[arg(long, default_value = "/dev/shm")]
         dir: PathBuf,
+        /// Only this way of switching.
+        #[arg(long)]
+        way: Vec<Way>,
         /// Swaps to make.
         #[arg(long, default_value_t = 1000)]
         swaps: u32,
@@ -96,6 +122,9 @@ enum What {
         /// Where the site is made: a disk, for figures that mean something.
         #[arg(long, default_value = "/var/tmp")]
         dir: PathBuf,
+        /// How live is switched.
+        #[arg(long, default_value = "exchange")]
+        way: Way,
         /// Files of the tree.
         #[arg(long, default_value_t = 25_000)]
         files: usize,
@@ -117,10 +146,16 @@ enum What {
         /// Where the rig is.
         #[arg(long, default_value = "/dev/shm")]
         dir: PathBuf,
+        /// Only this way of switching.
+        #[arg(long)]
+        way: Vec<Way>,
+        /// Only these courses of steps.
+        #[arg(long)]
+        course: Vec<Course>,
         /// Only these file systems.
         #[arg(long)]
         file_system: Vec<FileSystem>,
-        /// Number of states on each.
+        /// Number of states for each file system, course and way of switching.
         #[arg(long, default_value_t = 500)]
         states: usize,
         /// Of the draw of states.
@@ -132,6 +167,11 @@ enum What {
         /// Leave out flushes, one after the other, and say which are missed.
         #[arg(long)]
         omit: bool,
+    },
+    /// Loses the change that each flush of a directory is for, on a file system that keeps no order.
+    Lost {
+        #[command(flatten)]
+        place: Where,
     },
     /// Fails every call with every error.
     Errors {
@@ -154,40 +194,44 @@ fn main() -> ExitCode {
     }
 }
 
+/// Those that were said, or both.
+fn ways(said: &[Way]) -> Vec<Way> {
+    if said.is_empty() { Way::ALL.to_vec() } else { said.to_vec() }
+}
+
 fn step_program() -> PathBuf {
     let own = std::env::current_exe().expect("a program knows where it is");
     own.with_file_name("crash-step")
 }
 
-/// With one flush left out at a time: those that matter must be missed.
-fn omissions(
-    program: &std::path::Path,
-    dir: &std::path::Path,
-    file_system: FileSystem,
-    shape: Shape,
-    states: usize,
-    seed: u64,
-    total: &mut Tally,
-) -> Result<()> {
-    let mut all =
-        vec![Omission { call: "syncfs".to_owned(), nth: None }, Omission { call: "fsync".to_owned(), nth: None }];
-    all.extend((1..=9).map(|nth| Omission { call: "fsync".to_owned(), nth: Some(nth) }));
-    for omission in all {
-        let dir = tempfile::tempdir_in(dir).map_err(RigError::io("making a directory"))?;
-        let recording = Recording::make(dir.path(), program, file_system, shape, Some(&omission))?;
-        let tally = recording.replay(states, seed, usize::MAX)?;
-        let which = omission.nth.map_or_else(|| "every".to_owned(), |nth| format!("number {nth}"));
-        println!(
-            "{file_system:?} without {} {which}: {} of {} states are bad{}",
-            omission.call,
-            tally.violations.len(),
-            tally.interruptions,
-            tally.violations.first().map(|first| format!(", the first: {first}")).unwrap_or_default()
-        );
-        if omission.nth.is_none() && tally.violations.is_empty() {
-            total.violations.push(format!("{file_system:?}: nobody misses {}", omission.call));
+/// With one flush left out at a time: each must be missed on some file system.
+fn omissions(scene: &Scene<'_>, dir: &Path, all: &[FileSystem], draw: (usize, u64), total: &mut Tally) -> Result<()> {
+    let (states, seed) = draw;
+    let temporary = || tempfile::tempdir_in(dir).map_err(RigError::io("making a directory"));
+    let mut omitted = power::flushes(temporary()?.path(), scene.program, scene.way, scene.course)?;
+    omitted.extend(["syncfs", "fsync"].map(|call| Omission::All { call }));
+    for omission in omitted {
+        let mut missed = false;
+        for file_system in all {
+            let dir = temporary()?;
+            let scene = Scene { file_system: *file_system, ..*scene };
+            let recording = Recording::make(dir.path(), &scene, Some(&omission))?;
+            let tally = recording.replay(Some(&omission), states, seed, usize::MAX)?;
+            missed |= !tally.violations.is_empty();
+            println!(
+                "{:?} {:?} {file_system:?} without {omission}: {} of {} states are bad{}",
+                scene.way,
+                scene.course,
+                tally.violations.len(),
+                tally.interruptions,
+                tally.violations.first().map(|first| format!(", the first: {first}")).unwrap_or_default()
+            );
+            total.interruptions += tally.interruptions;
         }
-        total.interruptions += tally.interruptions;
+        if !missed {
+            println!("NOBODY MISSES {omission} ({:?}, {:?})", scene.way, scene.course);
+            total.violations.push(format!("nobody misses {omission}"));
+        }
     }
     Ok(())
 }
@@ -204,45 +248,45 @@ fn part(name: &str, total: &mut Tally, tally: Tally) {
 fn run(what: &What) -> Result<Tally> {
     let mut total = Tally::default();
     let program = step_program();
-    let scope = |place: &Where| -> (PathBuf, usize, u32) { (place.dir.clone(), place.scale, place.stride) };
     match what {
         What::Kill { place, no_recovery } => {
-            let (dir, scale, stride) = scope(place);
-            let scope = Scope { program: &program, dir: &dir, scale, stride, violations_max: 20 };
-            for shape in place.shapes() {
-                for operation in place.operations() {
-                    part(&format!("{shape:?} {operation:?}"), &mut total, kill::operation(&scope, shape, operation)?);
-                    if !no_recovery && Operation::SWAPS.contains(&operation) {
-                        let tally = kill::recovery(&scope, shape, operation)?;
-                        part(&format!("{shape:?} {operation:?}, recovery"), &mut total, tally);
-                    }
+            for (scope, shape, operation) in place.points(&program) {
+                let name = format!("{:?} {shape:?} {operation:?}", scope.way);
+                part(&name, &mut total, kill::operation(&scope, shape, operation)?);
+                if !no_recovery && Operation::SWAPS.contains(&operation) {
+                    let tally = kill::recovery(&scope, shape, operation)?;
+                    part(&format!("{name}, recovery"), &mut total, tally);
                 }
             }
         }
-        What::Readers { dir, reads, swaps } => {
-            let found = readers::run(dir, *reads, *swaps)?;
-            println!(
-                "{} reads by path, {} below pinned directories ({} outlived), exchange p99 {:?}",
-                found.by_path, found.pinned, found.outlived, found.exchange_p99
-            );
-            part("readers", &mut total, found.tally);
+        What::Readers { dir, way, reads, swaps } => {
+            for way in ways(way) {
+                let found = readers::run(dir, way, *reads, *swaps)?;
+                println!(
+                    "{} reads by path, {} below pinned directories ({} outlived), switch p99 {:?}",
+                    found.by_path, found.pinned, found.outlived, found.exchange_p99
+                );
+                part(&format!("{way:?} readers"), &mut total, found.tally);
+            }
         }
-        What::Uploads { dir, swaps, seed } => {
+        What::Uploads { dir, way, swaps, seed } => {
             let own = std::env::current_exe().map_err(RigError::io("finding this program"))?;
-            let found = uploads::run(dir, &own, *swaps, *seed)?;
-            println!(
-                "{} operations of the writer during {} swaps, {} of them refused, {} deleted files came back",
-                found.operations, found.swaps, found.refused, found.returned
-            );
-            part("uploads", &mut total, found.tally);
+            for way in ways(way) {
+                let found = uploads::run(dir, way, &own, *swaps, *seed)?;
+                println!(
+                    "{} operations of the writer during {} swaps, {} of them refused, {} deleted files came back",
+                    found.operations, found.swaps, found.refused, found.returned
+                );
+                part(&format!("{way:?} uploads"), &mut total, found.tally);
+            }
         }
         What::UploadsWriter { dir, seed } => {
             uploads::write(dir, *seed).map_err(RigError::io("writing"))?;
             return Ok(total);
         }
-        What::Speed { dir, files, changed, file_bytes, publishes, swaps } => {
+        What::Speed { dir, way, files, changed, file_bytes, publishes, swaps } => {
             let (files, changed, file_bytes) = (*files, *changed, *file_bytes);
-            let load = Load { files, changed, file_bytes, publishes: *publishes, swaps: *swaps };
+            let load = Load { way: *way, files, changed, file_bytes, publishes: *publishes, swaps: *swaps };
             let measured = speed::measure(dir, &load)?;
             let [live, all] = measured.disk;
             println!("{files} files of {file_bytes} bytes, {changed} changed, in {}", dir.display());
@@ -256,30 +300,52 @@ fn run(what: &What) -> Result<Tally> {
             );
             return Ok(total);
         }
-        What::Power { dir, file_system, states, seed, shape, omit } => {
+        What::Power { dir, way, course, file_system, states, seed, shape, omit } => {
             let all = if file_system.is_empty() { FileSystem::ALL.to_vec() } else { file_system.clone() };
-            for file_system in all {
-                if *omit {
-                    omissions(&program, dir, file_system, *shape, *states, *seed, &mut total)?;
+            let courses = if course.is_empty() { Course::ALL.to_vec() } else { course.clone() };
+            for way in ways(way) {
+                for course in &courses {
+                    let scene = Scene { program: &program, file_system: all[0], way, course: *course, shape: *shape };
+                    if *omit {
+                        omissions(&scene, dir, &all, (*states, *seed), &mut total)?;
+                        continue;
+                    }
+                    for file_system in &all {
+                        let dir = tempfile::tempdir_in(dir).map_err(RigError::io("making a directory"))?;
+                        let scene = Scene { file_system: *file_system, ..scene };
+                        let recording = Recording::make(dir.path(), &scene, None)?;
+                        let (writes, flushes) = recording.counts();
+                        let tally = recording.replay(None, *states, *seed, 20)?;
+                        let name = format!("{way:?} {course:?} {file_system:?}, {writes} writes, {flushes} flushes");
+                        part(&name, &mut total, tally);
+                    }
+                }
+            }
+        }
+        What::Lost { place } => {
+            let mut places: BTreeMap<String, bool> = BTreeMap::new();
+            for (scope, shape, operation) in place.points(&program) {
+                if shape != Shape::Mixed || !Operation::SWAPS.contains(&operation) {
                     continue;
                 }
-                let dir = tempfile::tempdir_in(dir).map_err(RigError::io("making a directory"))?;
-                let recording = Recording::make(dir.path(), &program, file_system, *shape, None)?;
-                let (writes, flushes) = recording.counts();
-                let tally = recording.replay(*states, *seed, 20)?;
-                part(&format!("{file_system:?}, {writes} writes, {flushes} flushes"), &mut total, tally);
+                for missed in lost::operation(&scope, operation)? {
+                    total.interruptions += missed.states;
+                    println!("{}: {}", missed.flush, missed.by.as_deref().unwrap_or("not missed here"));
+                    *places.entry(missed.place).or_default() |= missed.by.is_some();
+                }
+            }
+            for (place, _) in places.into_iter().filter(|(_, is_missed)| !is_missed) {
+                println!("NOBODY MISSES {place}");
+                total.violations.push(place);
             }
         }
         What::Errors { place } => {
-            let (dir, scale, stride) = scope(place);
-            let scope = Scope { program: &program, dir: &dir, scale, stride, violations_max: 20 };
-            for shape in place.shapes() {
-                for operation in place.operations() {
-                    let tally = failing::operation(&scope, shape, operation, &failing::ERRORS, false)?;
-                    part(&format!("{shape:?} {operation:?}"), &mut total, tally);
-                    let tally = failing::operation(&scope, shape, operation, &["EIO", "ENOSPC"], true)?;
-                    part(&format!("{shape:?} {operation:?}, from then on"), &mut total, tally);
-                }
+            for (scope, shape, operation) in place.points(&program) {
+                let name = format!("{:?} {shape:?} {operation:?}", scope.way);
+                let tally = failing::operation(&scope, shape, operation, &failing::ERRORS, false)?;
+                part(&name, &mut total, tally);
+                let tally = failing::operation(&scope, shape, operation, &["EIO", "ENOSPC"], true)?;
+                part(&format!("{name}, from then on"), &mut total, tally);
             }
         }
     }

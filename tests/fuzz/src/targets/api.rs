@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use ccm::api::operations::{
-    Accepted, AuditRequest, CheckpointRequest, DiffAdded, DiffReport, DiffRequest, MendRequest, OperationError,
-    Operations, PublishRequest, RestoreRequest, RollbackRequest,
+    Accepted, AuditRequest, CheckpointRequest, DiffAdded, DiffReport, DiffRequest, HotRequest, MendRequest,
+    OperationError, Operations, PublishRequest, RemoveRequest, RestoreRequest, RollbackRequest, SwitchRequest,
 };
 use ccm::api::{ApiState, router};
 use ccm::store::{Checkpoint, Role, RunState, ServerRecord, Store};
@@ -66,6 +66,18 @@ impl Operations for Fake {
     }
     fn mend(&self, _: MendRequest) -> BoxFuture<'_, Result<Accepted, OperationError>> {
         Box::pin(async { Ok(ACCEPTED) })
+    }
+    fn remove(&self, _: RemoveRequest) -> BoxFuture<'_, Result<Accepted, OperationError>> {
+        Box::pin(async { Ok(ACCEPTED) })
+    }
+    fn hot(&self, _: HotRequest) -> BoxFuture<'_, Result<Accepted, OperationError>> {
+        Box::pin(async { Ok(ACCEPTED) })
+    }
+    fn switch(&self, _: SwitchRequest) -> BoxFuture<'_, Result<Accepted, OperationError>> {
+        Box::pin(async { Ok(ACCEPTED) })
+    }
+    fn rest(&self, _: RunNumber, _: bool) -> BoxFuture<'_, Result<(), OperationError>> {
+        Box::pin(async { Ok(()) })
     }
     fn checkpoint(&self, request: CheckpointRequest) -> BoxFuture<'_, Result<Checkpoint, OperationError>> {
         Box::pin(async move {

@@ -173,6 +173,7 @@ pub(super) fn to_leader() -> Target {
             ToLeader::Next { object, next: Some((source(), notification())) },
             ToLeader::Next { object, next: None },
             ToLeader::Drop { object },
+            ToLeader::Rest { object },
             ToLeader::Pong,
             ToLeader::ReportSegment,
         ],

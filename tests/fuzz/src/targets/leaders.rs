@@ -205,6 +205,7 @@ pub(super) fn leader() -> Target {
                     ToLeader::Next { next: Some(_), .. } => 'T',
                     ToLeader::Next { next: None, .. } => 'O',
                     ToLeader::Drop { .. } => 'D',
+                    ToLeader::Rest { .. } => 'S',
                     ToLeader::Pong => 'P',
                     ToLeader::ReportSegment => 'R',
                     ToLeader::MoveControl { .. } => 'M',

@@ -75,7 +75,7 @@ impl Run {
     /// Whether it has ended.
     #[must_use]
     pub fn is_final(&self) -> bool {
-        !matches!(self.state(), "" | "queued" | "running")
+        !matches!(self.state(), "" | "queued" | "running" | "paused")
     }
 
     /// The size of its assignment.
