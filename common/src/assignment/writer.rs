@@ -84,10 +84,12 @@ const SHORT_BYTES_MAX: usize = 32 << 10;
 const MIDDLE_BYTES_MAX: usize = 1 << 20;
 
 fn compress(raw: &[u8]) -> std::io::Result<Vec<u8>> {
-    let level = match raw.len() {
-        ..=SHORT_BYTES_MAX => LEVEL_SHORT,
-        ..=MIDDLE_BYTES_MAX => LEVEL_MIDDLE,
-        _ => LEVEL_LONG,
+    let level = if raw.len() <= SHORT_BYTES_MAX {
+        LEVEL_SHORT
+    } else if raw.len() <= MIDDLE_BYTES_MAX {
+        LEVEL_MIDDLE
+    } else {
+        LEVEL_LONG
     };
     zstd::bulk::compress(raw, level)
 }
