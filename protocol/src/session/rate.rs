@@ -53,6 +53,9 @@ const LOSS_PPM_GROW_MAX: u32 = 2_000;
 const LOSS_PPM_HOLD_MAX: u32 = 20_000;
 /// What the rate grows by with each judgement, as a part of itself, until something is lost for the first time.
 const RAMP_PART: u64 = 4;
+/// Up to this rate only: 1 Gbit/s. Beyond it members may be the slowest part, and one that is sent far more than it
+/// can take does not even answer.
+const RAMP_BYTES_PER_SEC_MAX: u64 = 125_000_000;
 /// And from then on.
 const GROWTH_PART: u64 = 20;
 /// How long loss that a cut did not change is taken for granted.
@@ -227,7 +230,8 @@ impl Rate {
             if !is_used {
                 return;
             }
-            let part = if self.ramping { RAMP_PART } else { GROWTH_PART };
+            let leaps = self.ramping && self.rate_bytes_per_sec < RAMP_BYTES_PER_SEC_MAX;
+            let part = if leaps { RAMP_PART } else { GROWTH_PART };
             self.set(self.rate_bytes_per_sec + self.rate_bytes_per_sec / part);
         } else if excess_ppm > LOSS_PPM_HOLD_MAX {
             self.cut = Some((self.rate_bytes_per_sec, worst_ppm));
@@ -301,6 +305,10 @@ mod tests {
         assert_eq!(judge(&mut rate, 2_000, at(20)), 78_125_000);
         assert_eq!(judge(&mut rate, 3_000, at(30)), 78_125_000);
         assert_eq!(judge(&mut rate, 0, at(40)), 82_031_250);
+
+        let mut fast = self::rate(RateConfig { rate_bytes_per_sec: 124_000_000, ..RateConfig::default() });
+        assert_eq!(judge(&mut fast, 0, at(10)), 155_000_000);
+        assert_eq!(judge(&mut fast, 0, at(20)), 162_750_000, "beyond 1 Gbit/s by a twentieth");
     }
 
     #[test]
