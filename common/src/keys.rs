@@ -6,6 +6,7 @@
 use std::fmt;
 use std::marker::PhantomData;
 
+use aws_lc_rs::signature::{ED25519, UnparsedPublicKey};
 use ed25519_dalek::{Signer as _, SigningKey};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -59,10 +60,47 @@ impl PublicKey {
     /// # Errors
     /// [`BadSignature`], without saying why: there is nothing to learn from it.
     pub fn verify(&self, domain: &str, message: &[u8], signature: &Signature) -> Result<(), BadSignature> {
-        let key = ed25519_dalek::VerifyingKey::from_bytes(&self.0).map_err(|_| BadSignature)?;
-        let signature = ed25519_dalek::Signature::from_bytes(&signature.0);
-        key.verify_strict(&to_be_signed(domain, message), &signature).map_err(|_| BadSignature)
+        let (commitment, _) = signature.0.split_first_chunk::<32>().ok_or(BadSignature)?;
+        if is_of_small_order(&self.0) || is_of_small_order(commitment) {
+            return Err(BadSignature);
+        }
+        let key = UnparsedPublicKey::new(&ED25519, &self.0);
+        key.verify(&to_be_signed(domain, message), &signature.0).map_err(|_| BadSignature)
     }
+}
+
+/// The second coordinates of the eight points of small order, little endian: 0, 1, those of order eight, and -1;
+/// and 0 and 1 once more, as numbers above the field's prime.
+const SMALL_ORDER: [[u8; 32]; 7] = {
+    const fn number(first: u8, middle: u8, last: u8) -> [u8; 32] {
+        let mut bytes = [middle; 32];
+        bytes[0] = first;
+        bytes[31] = last;
+        bytes
+    }
+    [
+        number(0, 0, 0),
+        number(1, 0, 0),
+        [
+            0x26, 0xe8, 0x95, 0x8f, 0xc2, 0xb2, 0x27, 0xb0, 0x45, 0xc3, 0xf4, 0x89, 0xf2, 0xef, 0x98, 0xf0, 0xd5, 0xdf,
+            0xac, 0x05, 0xd3, 0xc6, 0x33, 0x39, 0xb1, 0x38, 0x02, 0x88, 0x6d, 0x53, 0xfc, 0x05,
+        ],
+        [
+            0xc7, 0x17, 0x6a, 0x70, 0x3d, 0x4d, 0xd8, 0x4f, 0xba, 0x3c, 0x0b, 0x76, 0x0d, 0x10, 0x67, 0x0f, 0x2a, 0x20,
+            0x53, 0xfa, 0x2c, 0x39, 0xcc, 0xc6, 0x4e, 0xc7, 0xfd, 0x77, 0x92, 0xac, 0x03, 0x7a,
+        ],
+        number(0xec, 0xff, 0x7f),
+        number(0xed, 0xff, 0x7f),
+        number(0xee, 0xff, 0x7f),
+    ]
+};
+
+/// Whether this is an encoding of a point of small order: as a key it would fit signatures of many messages.
+fn is_of_small_order(encoding: &[u8; 32]) -> bool {
+    let mut second = *encoding;
+    // The last bit is the sign of the first coordinate.
+    second[31] &= 0x7f;
+    SMALL_ORDER.contains(&second)
 }
 
 /// What is signed: the digest of the domain and the message, both delimited.
@@ -128,7 +166,8 @@ impl fmt::Debug for PairKey {
 
 impl PairKey {
     /// Sixteen bytes that only the two can make, different for every purpose and occasion. What is combined
-    /// with them by exclusive or is hidden from all others, once for each occasion.
+    /// with them by exclusive or is hidden from all others, once for each occasion; and who tells them for a
+    /// message that is the occasion is one of the two.
     #[must_use]
     pub fn mask(&self, purpose: &str, occasion: &[u8]) -> [u8; 16] {
         let mut hasher = blake3::Hasher::new_keyed(&self.0);
@@ -259,6 +298,46 @@ mod tests {
     struct Order(u32);
     impl Statement for Order {
         const DOMAIN: &'static str = "order";
+    }
+
+    #[test]
+    fn keys_of_small_order_sign_nothing() {
+        for second in SMALL_ORDER {
+            for sign in [0, 0x80] {
+                let mut encoding = second;
+                encoding[31] |= sign;
+                if let Ok(key) = ed25519_dalek::VerifyingKey::from_bytes(&encoding) {
+                    assert!(key.is_weak(), "{encoding:02x?}");
+                }
+                // With the neutral element for a commitment and 0 for the rest, it would fit everything.
+                let mut signature = [0; 64];
+                signature[0] = 1;
+                assert_eq!(PublicKey(encoding).verify("order", b"any", &Signature(signature)), Err(BadSignature));
+            }
+        }
+        let own = SecretKey::from_bytes(&[7; 32]);
+        assert!(!is_of_small_order(&own.public().0));
+        let mut signature = own.sign("order", b"message");
+        assert_eq!(own.public().verify("order", b"message", &signature), Ok(()));
+        signature.0[..32].copy_from_slice(&SMALL_ORDER[1]);
+        assert_eq!(own.public().verify("order", b"message", &signature), Err(BadSignature));
+    }
+
+    #[test]
+    fn a_signature_has_one_form() {
+        let own = SecretKey::from_bytes(&[7; 32]);
+        let signature = own.sign("order", b"message");
+        // The same number above the order of the group (RFC 8032, section 5.1.7).
+        let order = [
+            0xed, 0xd3, 0xf5, 0x5c, 0x1a, 0x63, 0x12, 0x58, 0xd6, 0x9c, 0xf7, 0xa2, 0xde, 0xf9, 0xde, 0x14, 0x00, 0x00,
+            0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x10,
+        ];
+        let (mut other, mut carry) = (signature, 0);
+        for (byte, more) in other.0[32..].iter_mut().zip(order) {
+            let sum = u16::from(*byte) + u16::from(more) + carry;
+            (*byte, carry) = ((sum & 0xff) as u8, sum >> 8);
+        }
+        assert_eq!(own.public().verify("order", b"message", &other), Err(BadSignature));
     }
 
     #[test]

@@ -78,7 +78,8 @@ impl PairKeys {
         self.hide(from, name, SessionSecret(hidden)).map(SessionSecret)
     }
 
-    fn with(&mut self, other: &PublicKey) -> Option<&PairKey> {
+    /// The key shared with the owner of this one. `None` when nobody can own that.
+    pub fn with(&mut self, other: &PublicKey) -> Option<&PairKey> {
         if !self.pairs.contains_key(other) {
             let pair = self.own.agree(other)?;
             if self.pairs.len() >= PAIRS_MAX {

@@ -64,7 +64,7 @@ impl Agent {
                 self.doctor(&buffer[..length], from, way);
                 continue;
             }
-            let opened = match self.opener.open(&buffer[..length], wall_time()) {
+            let opened = match self.opener.open(&buffer[..length], wall_time(), &mut self.pairs) {
                 Ok(opened) => opened,
                 Err(error) => {
                     tracing::trace!(%from, %error, "a control datagram is dropped");

@@ -14,6 +14,7 @@ use protocol::reach::{Output, Transport};
 use rustls::ClientConfig;
 
 use lan_channel::data::FrameSink as _;
+use lan_channel::envelope::To;
 
 use super::{Agent, Event};
 use crate::peers::Peer;
@@ -86,7 +87,12 @@ impl Agent {
 
     fn seal(&mut self, receiver: Option<ServerId>, message: &Control) -> Vec<u8> {
         let body = postcard::to_stdvec(message).expect("messages are plain data");
-        self.sealer.seal(receiver, &body)
+        let Self { sealer, opener, pairs, .. } = self;
+        let to = receiver.map_or(To::Segment, |server| {
+            let pair = opener.key_of(server).and_then(|key| pairs.with(key));
+            pair.map_or(To::Stranger(server), |pair| To::Peer(server, pair))
+        });
+        sealer.seal(to, &body)
     }
 
     fn put(&self, datagram: &[u8], to: SocketAddr) {

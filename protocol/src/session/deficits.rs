@@ -26,12 +26,25 @@ pub(super) struct Deficits {
     wanted: BTreeSet<u32>,
 }
 
-/// Extra parity for the share of it that will be lost, too: as much as is expected, and one deviation.
-/// The share is what the block has lost so far.
-fn margin(short: u32, sent: u32, block_symbols: u32) -> u32 {
-    let lost = f64::from(sent + short);
-    let expected = f64::from(short) * lost / (f64::from(block_symbols) + lost);
-    (expected + expected.sqrt()).ceil() as u32
+/// What is known of the loss that parity will meet on its way.
+pub(super) struct Forecast<'a> {
+    /// How many symbols a block has.
+    pub(super) block_symbols: &'a dyn Fn(u32) -> u32,
+    /// The worst loss that was measured in this session, in parts per million, if any was.
+    pub(super) measured_ppm: Option<u32>,
+}
+
+impl Forecast<'_> {
+    /// Extra parity for the share of it that will be lost, too: as much as is expected, and one deviation.
+    /// The share is what the block has lost so far, for loss comes in bursts; but who was away for a while
+    /// lacks half a block without anything being lost, so it is at most twice of what was measured.
+    fn margin(&self, block: u32, short: u32, sent: u32) -> u32 {
+        let lost = f64::from(sent + short);
+        let of_block = lost / (f64::from((self.block_symbols)(block)) + lost);
+        let measured = self.measured_ppm.map_or(1.0, |ppm| 2.0 * f64::from(ppm) / 1e6);
+        let expected = f64::from(short) * of_block.min(measured);
+        (expected + expected.sqrt()).ceil() as u32
+    }
 }
 
 impl Deficits {
@@ -55,14 +68,14 @@ impl Deficits {
         !self.wanted.is_empty()
     }
 
-    /// The round is over: what was wanted is to be sent. `block_symbols` tells how long a block is when
-    /// extra parity shall cover what will be lost of it. Returns whether anything was wanted.
-    pub(super) fn close_round(&mut self, block_symbols: Option<&dyn Fn(u32) -> u32>) -> bool {
+    /// The round is over: what was wanted is to be sent, and with a forecast extra parity for what will be
+    /// lost of it. Returns whether anything was wanted.
+    pub(super) fn close_round(&mut self, forecast: Option<&Forecast<'_>>) -> bool {
         let wanted = std::mem::take(&mut self.wanted);
         for block in &wanted {
             let state = self.blocks.entry(*block).or_default();
             let sent = u32::try_from(state.sent.len()).unwrap_or(u32::MAX);
-            let extra = block_symbols.map_or(0, |length| margin(state.wanted, sent, length(*block)));
+            let extra = forecast.map_or(0, |forecast| forecast.margin(*block, state.wanted, sent));
             state.pending += std::mem::take(&mut state.wanted) + extra;
             self.pending.insert(*block);
         }
@@ -119,7 +132,7 @@ impl Deficits {
 mod tests {
     use super::*;
 
-    const EXACTLY: Option<&dyn Fn(u32) -> u32> = None;
+    const EXACTLY: Option<&Forecast<'_>> = None;
 
     #[test]
     fn a_block_is_sent_as_much_as_the_member_that_lacks_most_of_it() {
@@ -156,9 +169,18 @@ mod tests {
     #[test]
     fn at_the_end_some_more_is_sent_for_what_will_be_lost_of_it() {
         let mut deficits = Deficits::default();
+        let unknown = Forecast { block_symbols: &|_| 200, measured_ppm: None };
         deficits.want(0, 10, 0, 10);
-        deficits.close_round(Some(&|_| 200));
+        deficits.close_round(Some(&unknown));
         assert_eq!(deficits.pending(), 10 + 2);
-        assert_eq!([margin(1, 0, 200), margin(20, 0, 200), margin(1, 0, 1)], [1, 4, 2]);
+        assert_eq!([unknown.margin(0, 1, 0), unknown.margin(0, 20, 0)], [1, 4]);
+    }
+
+    #[test]
+    fn who_was_away_and_not_on_a_bad_line_is_sent_no_more_than_it_lacks() {
+        let forecast = |ppm| Forecast { block_symbols: &|_| 200, measured_ppm: Some(ppm) };
+        assert_eq!(forecast(0).margin(0, 100, 0), 0);
+        assert_eq!(forecast(10_000).margin(0, 100, 0), 2 + 2, "one in a hundred is lost, at the worst two");
+        assert_eq!(forecast(300_000).margin(0, 20, 0), 4, "this block fared better");
     }
 }

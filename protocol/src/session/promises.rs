@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use common::time::Timestamp;
 
-use super::Failure;
+use super::rate::RateConfig;
 use super::simulation::{Plan, id};
+use super::{Failure, SenderConfig};
 
 const SECOND: Timestamp = Timestamp(1_000_000);
 
@@ -219,4 +220,21 @@ fn a_member_that_never_verifies_is_repeated_to_ten_times_and_then_given_up() {
 fn the_same_seed_makes_the_same_run() {
     let run = || Plan { loss_ppm: 100_000, jitter: Duration::from_micros(300), ..Plan::of(7, 400, 9) }.run();
     assert_eq!(format!("{:?}", run()), format!("{:?}", run()));
+}
+
+#[test]
+fn who_is_restarted_is_sent_what_it_lacks_and_hardly_more() {
+    for seed in 0..4 {
+        for unnoted in [Duration::ZERO, Duration::from_millis(700)] {
+            let (dies, back) = (Timestamp(2_000_000), Timestamp(2_400_000));
+            let rate = RateConfig { rate_bytes_per_sec: 12_500_000, adaptive: false, ..RateConfig::default() };
+            let config = SenderConfig { rate, ..SenderConfig::default() };
+            let plan = Plan { restart: Some((1, dies, back, unnoted)), config, ..Plan::of(4, 40_000, seed) };
+            let outcome = plan.run();
+            assert!(outcome.all_complete(4), "seed {seed}: {:?}", outcome.failed);
+            let again = outcome.frames - outcome.symbols;
+            eprintln!("lacked {} again {again}", outcome.lacked);
+            assert!(f64::from(again) <= 1.02 * f64::from(outcome.lacked), "{again} for {}", outcome.lacked);
+        }
+    }
 }

@@ -36,6 +36,9 @@ const UNASKED_WINDOWS: u32 = 3;
 /// Symbols of an object that is verified in no time: the sender's largest burst.
 pub(super) const BURST_SYMBOLS: u32 = 64;
 
+/// While it is verified the answer waits for so many windows: with the default as long as a round is open.
+const BURST_WINDOWS: u32 = 6;
+
 /// The times of a receiver.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ReceiverConfig {
@@ -364,7 +367,7 @@ impl Receiver {
         match (&mut self.state, self.large) {
             // Its confirmation, which is about to come, says more.
             (State::Verifying, None) if self.geometry.symbols() <= BURST_SYMBOLS => {
-                self.answer_within(self.config.reply_window * 4, now);
+                self.answer_within(self.config.reply_window * BURST_WINDOWS, now);
             }
             (State::Gathering { .. } | State::Verifying, None) => self.answer_within(self.config.reply_window, now),
             (State::Gathering { .. } | State::Verifying, Some(large)) => {

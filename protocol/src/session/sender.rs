@@ -53,7 +53,7 @@ use common::keys::Signed;
 use common::ticket::Ticket;
 use common::time::Timestamp;
 
-use super::deficits::Deficits;
+use super::deficits::{Deficits, Forecast};
 use super::frame::{Carried, FrameFlags, FrameHeader, HEADER_BYTES, LOWER_HEADER_BYTES, TAG_BYTES};
 use super::grant::Grant;
 use super::members::{Failure, Members};
@@ -171,6 +171,8 @@ pub struct Sender {
     joined_by: Option<Timestamp>,
     requests: Requests,
     deficits: Deficits,
+    /// The worst loss that was measured so far, in parts per million.
+    measured_ppm: Option<u32>,
     /// So many blocks were sent whole when members of a large session were last asked.
     asked_blocks: u32,
     /// First transmissions since the last repair.
@@ -220,6 +222,7 @@ impl Sender {
             joined_by: None,
             requests: Requests::default(),
             deficits: Deficits::default(),
+            measured_ppm: None,
             asked_blocks: 0,
             firsts: 0,
             pass: 1,
@@ -446,6 +449,7 @@ impl Sender {
         let losses = self.members.losses();
         if let Some(worst_ppm) = losses.worst_ppm {
             self.rate.observe(worst_ppm);
+            self.measured_ppm = self.measured_ppm.max(Some(worst_ppm));
         } else if self.large().is_none() && self.members.all_fell_silent() {
             self.rate.unanswered();
         }
@@ -459,8 +463,8 @@ impl Sender {
         // Within the stream what is lost of the repairs is asked for again before the end.
         let is_end = self.requests.sent_through() == geometry.symbols();
         let block_symbols = |block| geometry.block_length(block);
-        let margin: Option<&dyn Fn(u32) -> u32> = if is_end { Some(&block_symbols) } else { None };
-        if self.requests.close_round() | self.deficits.close_round(margin) {
+        let forecast = Forecast { block_symbols: &block_symbols, measured_ppm: self.measured_ppm };
+        if self.requests.close_round() | self.deficits.close_round(is_end.then_some(&forecast)) {
             self.pass = self.pass.saturating_add(1);
             for server in self.members.passes(self.config.fruitless_passes_max) {
                 self.fail(server, Failure::Fruitless, now);

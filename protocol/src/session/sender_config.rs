@@ -50,9 +50,9 @@ pub struct SenderConfig {
     /// Longest such interval. Default 100 ms.
     pub announce_interval_max: Duration,
     /// How much longer the first announcement and the first question wait for an answer before they are
-    /// repeated, for each member. Default 200 us: the leader checks the signatures of all answers, some
-    /// 60 us each, and what it says meanwhile has to be checked by every member. Shorter asks those who were
-    /// about to answer; longer makes those wait who missed the announcement.
+    /// repeated, for each member. Default 300 us: members that share a machine check the announcement's two
+    /// signatures one after the other, and what is said meanwhile has to be checked by each of them too.
+    /// Shorter asks those who were about to answer; longer makes those wait who missed the announcement.
     pub patience_per_member: Duration,
     /// During the first pass at most one frame in so many is a repair. Default 4: the end then covers
     /// little more than the last losses, and no member with many losses stops the others.
@@ -85,7 +85,7 @@ impl Default for SenderConfig {
             stall_poll_interval_max: Duration::from_millis(500),
             announce_interval: Duration::from_millis(2),
             announce_interval_max: Duration::from_millis(100),
-            patience_per_member: Duration::from_micros(200),
+            patience_per_member: Duration::from_micros(300),
             repair_every: 4,
             join_wait: Duration::from_millis(100),
             silence_min: Duration::from_secs(1),

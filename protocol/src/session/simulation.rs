@@ -61,6 +61,9 @@ pub(super) struct Plan {
     pub(super) wrong_ppm: u32,
     /// The member dies at that time.
     pub(super) dies: Option<(usize, Timestamp)>,
+    /// The member is restarted: when it dies, when it is back, and for how long before its death nothing that it
+    /// received was noted, so that it is lost.
+    pub(super) restart: Option<(usize, Timestamp, Timestamp, Duration)>,
     /// The last member comes only then.
     pub(super) late: Option<Timestamp>,
     /// The first member has the object already.
@@ -91,6 +94,7 @@ impl Plan {
             verify: Duration::from_micros(200),
             wrong_ppm: 0,
             dies: None,
+            restart: None,
             late: None,
             first_has_it: false,
             parts: 1,
@@ -117,6 +121,8 @@ pub(super) struct Outcome {
     pub(super) announcements: u32,
     pub(super) polls: u32,
     pub(super) statuses: u32,
+    /// Symbols that had been sent and were not held by who came late or back.
+    pub(super) lacked: u32,
     /// Reports that reached the leader besides the first acknowledgement of each member.
     pub(super) feedback: u32,
     /// Bytes that the leader put on the wire, headers and messages included.
@@ -147,6 +153,8 @@ enum Event {
     Verified(usize),
     Available(u64),
     Join(usize),
+    Noted(usize),
+    Killed(usize),
     WakeLeader,
     WakeMember(usize),
 }
@@ -160,6 +168,8 @@ struct Driver {
     parity: BTreeMap<u32, BTreeSet<u8>>,
     /// So many of the next frames are lost.
     burst_left: u32,
+    /// What it has noted, and goes on with when it is restarted.
+    noted: RangeSet,
     verified: bool,
     listening: bool,
     dead: bool,
@@ -190,6 +200,7 @@ struct Segment {
     announcements: u32,
     polls: u32,
     statuses: u32,
+    lacked: u32,
     completed_at: BTreeMap<ServerId, Timestamp>,
     failed: BTreeMap<ServerId, Failure>,
     finished: Option<SessionStats>,
@@ -267,6 +278,7 @@ impl Segment {
             announcements: 0,
             polls: 0,
             statuses: 0,
+            lacked: 0,
             completed_at: BTreeMap::new(),
             failed: BTreeMap::new(),
             finished: None,
@@ -277,6 +289,11 @@ impl Segment {
             at = at + segment.plan.part_interval;
             let bytes = if part == segment.plan.parts { segment.plan.bytes } else { first_part * part };
             segment.schedule(at, Event::Available(bytes));
+        }
+        if let Some((member, dies, back, unnoted)) = segment.plan.restart {
+            segment.schedule(Timestamp::ZERO + dies.since(Timestamp::ZERO + unnoted), Event::Noted(member));
+            segment.schedule(dies, Event::Killed(member));
+            segment.schedule(back, Event::Join(member));
         }
         if let Some(at) = segment.plan.late {
             segment.schedule(at, Event::Join(segment.plan.members - 1));
@@ -354,6 +371,7 @@ impl Segment {
             announcements: self.announcements,
             polls: self.polls,
             statuses: self.statuses,
+            lacked: self.lacked,
         }
     }
 
@@ -417,8 +435,16 @@ impl Segment {
                 self.serve_leader();
             }
             Event::Join(member) => {
+                self.lacked = self.last_sent.len() as u32 - self.members[member].written.count();
                 self.members[member].listening = true;
                 assert!(self.sender.add_member(id(member), self.now), "the session still runs");
+                self.serve_leader();
+            }
+            Event::Noted(member) => self.members[member].noted = self.members[member].written.clone(),
+            Event::Killed(member) => {
+                let noted = std::mem::take(&mut self.members[member].noted);
+                self.members[member] = Driver { written: noted, ..Driver::default() };
+                self.sender.member_gone(id(member), self.now);
                 self.serve_leader();
             }
             Event::WakeLeader => {
@@ -612,7 +638,10 @@ impl Segment {
             let config = ReceiverConfig { members: layout.members, ..ReceiverConfig::default() };
             let geometry = Geometry::announced(self.plan.bytes, *layout).expect("fits");
             assert_eq!(geometry, self.geometry);
-            let receiver = new(config, id(member), *session, geometry, seed, now);
+            let mut receiver = new(config, id(member), *session, geometry, seed, now);
+            for run in self.members[member].written.runs() {
+                receiver.mark_have(run.start, run.end - run.start);
+            }
             let driver = &mut self.members[member];
             driver.receiver = Some(receiver);
             if has_it {

@@ -9,7 +9,7 @@ use common::ids::{ClusterId, SegmentName, ServerId};
 use common::keys::{PublicKey, PublishKey, PublishKeys, SecretKey, Signed};
 use common::ticket::Ticket;
 use common::time::{Timestamp, WallTime};
-use lan_channel::envelope::{Opened, Opener, Sealer, SegmentKey};
+use lan_channel::envelope::{Opened, Opener, Sealer, SegmentKey, To};
 use lan_channel::secrets::{PairKeys, SessionName, SessionSecret};
 use lan_channel::sockets::{ChannelAddresses, ChannelError, Channels};
 use protocol::message::Control;
@@ -186,7 +186,13 @@ impl Party {
     pub(crate) fn say(&mut self, to: Option<(ServerId, SocketAddr)>, message: Message) {
         let body =
             postcard::to_stdvec(&Control::Session { message, transfer_port: self.transfer_port }).expect("plain data");
-        let datagram = self.sealer.seal(to.map(|(server, _)| server), &body);
+        let key = to.map(|(server, _)| (server, self.key_of(server)));
+        let Self { sealer, pairs, .. } = self;
+        let datagram = match key.map(|(server, key)| (server, pairs.with(&key))) {
+            None => sealer.seal(To::Segment, &body),
+            Some((server, None)) => sealer.seal(To::Stranger(server), &body),
+            Some((server, Some(pair))) => sealer.seal(To::Peer(server, pair), &body),
+        };
         let to = to.map_or(self.channels.addresses.control, |(_, address)| address);
         if let Err(error) = self.channels.control_unicast.try_send_to(&datagram, to) {
             tracing::debug!(%error, "a control datagram was not sent");
@@ -204,7 +210,7 @@ impl Party {
     pub(crate) fn hear_raw(&mut self, channel: Channel) -> Option<Raw> {
         let (length, from) = channel.of(&self.channels).try_recv_from(&mut self.buffer).ok()?;
         let datagram = self.buffer[..length].to_vec();
-        let opened = self.opener.open(&datagram, wall_time()).ok();
+        let opened = self.opener.open(&datagram, wall_time(), &mut self.pairs).ok();
         let said = opened.and_then(|Opened { sender, body }| match postcard::from_bytes(&body) {
             Ok(Control::Session { message, .. }) => Some((sender.server, message)),
             Ok(_) | Err(_) => None,
@@ -218,7 +224,8 @@ impl Party {
         loop {
             let socket = channel.of(&self.channels);
             let (length, from) = socket.try_recv_from(&mut self.buffer).ok()?;
-            let Ok(Opened { sender, body }) = self.opener.open(&self.buffer[..length], wall_time()) else { continue };
+            let Self { opener, pairs, buffer, .. } = self;
+            let Ok(Opened { sender, body }) = opener.open(&buffer[..length], wall_time(), pairs) else { continue };
             if let Ok(Control::Session { message, transfer_port }) = postcard::from_bytes(&body) {
                 let transfer = SocketAddr::new(from.ip(), transfer_port);
                 return Some((sender.server, Place { control: from, transfer }, message));

@@ -140,10 +140,11 @@ async fn session(
     };
     let key = FrameKey::derive(&party.segment_key, secret, name);
     let mut distribution = Distribution::start(config, announcement, geometry, object.file, key, &members, started_at);
+    let mut seen = Vec::new();
     loop {
-        pump(&mut distribution, party, started_at, clock);
+        pump(&mut distribution, party, &mut seen, started_at, clock);
         let next = distribution.send_frames(clock.now(), &party.channels.data_send);
-        pump(&mut distribution, party, started_at, clock);
+        pump(&mut distribution, party, &mut seen, started_at, clock);
         if distribution.is_finished() {
             return Ok(());
         }
@@ -175,24 +176,33 @@ fn heard(distribution: &mut Distribution, from: ServerId, message: &Message, now
     }
 }
 
-fn pump(distribution: &mut Distribution, party: &mut Party, started_at: Timestamp, clock: Clock) {
+/// Does what is to be done. What became of the members is kept in `seen` until the session is over: who is told
+/// of it meanwhile takes the time of those who are measured.
+fn pump(
+    distribution: &mut Distribution,
+    party: &mut Party,
+    seen: &mut Vec<serde_json::Value>,
+    started_at: Timestamp,
+    clock: Clock,
+) {
     while let Some(output) = distribution.poll_output() {
         let micros = || u64::try_from(clock.now().since(started_at).as_micros()).unwrap_or(u64::MAX);
         match output {
             SenderOutput::Multicast(message) => party.say(None, message),
             SenderOutput::MemberComplete(server) => {
-                say(&json!({ "event": "complete", "member": number(server), "micros": micros() }));
+                seen.push(json!({ "event": "complete", "member": number(server), "micros": micros() }));
             }
-            SenderOutput::MemberFailed(server, failure) => {
-                say(
-                    &json!({ "event": "failed", "member": number(server), "micros": micros(), "why": failure.to_string() }),
-                );
+            SenderOutput::MemberFailed(server, failure) => seen.push(
+                json!({ "event": "failed", "member": number(server), "micros": micros(), "why": failure.to_string() }),
+            ),
+            SenderOutput::Finished(stats) => {
+                seen.push(json!({
+                    "event": "finished", "micros": micros(), "sent_bytes": stats.sent_bytes, "passes": stats.passes,
+                    "repaired_symbols": stats.repaired_symbols, "object_bytes": stats.object_bytes,
+                    "memory_bytes": most_memory(),
+                }));
+                seen.drain(..).for_each(|event| say(&event));
             }
-            SenderOutput::Finished(stats) => say(&json!({
-                "event": "finished", "micros": micros(), "sent_bytes": stats.sent_bytes, "passes": stats.passes,
-                "repaired_symbols": stats.repaired_symbols, "object_bytes": stats.object_bytes,
-                "memory_bytes": most_memory(),
-            })),
         }
     }
 }

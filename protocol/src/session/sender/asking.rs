@@ -34,7 +34,7 @@ impl Sender {
         self.asked_blocks = self.geometry.blocks_within(self.requests.sent_through());
         let window = self.large().map_or(self.config.reply_window, Large::window);
         self.open_round(window, self.members.attentive(), now);
-        self.quiet_interval = window + self.config.reply_hold;
+        self.quiet_interval = window + self.config.reply_hold + self.patience();
         self.poll_at =
             now + if ended { self.quiet_interval } else { self.config.poll_interval.max(self.quiet_interval) };
         if self.large().is_some() {

@@ -5,11 +5,12 @@ use std::time::Duration;
 
 use common::credential::{Credential, Roles};
 use common::ids::{AssignmentNumber, ClusterId, RunNumber, ServerId};
-use common::keys::{PublishKey, PublishKeys, SecretKey, Signed};
+use common::keys::{PairKey, PublishKey, PublishKeys, SecretKey, Signed};
 use common::outcome::Report;
 use common::ticket::Ticket;
 use common::time::{Timestamp, WallTime};
-use lan_channel::envelope::{DATAGRAM_BYTES_MAX, Opener, Sealer, SegmentKey};
+use lan_channel::envelope::{DATAGRAM_BYTES_MAX, Opener, Sealer, SegmentKey, To};
+use lan_channel::secrets::PairKeys;
 use pressrun_simulator::network::Datagram;
 use pressrun_simulator::server::{self, Disk, Running};
 use protocol::election::{self, LeaderAnnouncement, LeaderClaim, Standing};
@@ -26,8 +27,9 @@ use super::{Renewed, assert_same_again, encoded};
 use crate::{Shape, Target};
 
 const SEGMENT_KEY: SegmentKey = SegmentKey([3; 32]);
-/// Length of a signature in bytes.
+/// Lengths of a signature, and of a code, in bytes.
 const SIGNATURE_BYTES: usize = 64;
+const CODE_BYTES: usize = 16;
 const SESSION: u32 = 7;
 /// Most that a machine says because of one message.
 const ANSWERS_MAX: usize = 64;
@@ -69,32 +71,35 @@ pub(super) fn ticket() -> Ticket {
     }
 }
 
-/// What a datagram is signed and tagged for.
-const DATAGRAM_DOMAIN: &str = "pressrun control datagram 3";
+/// What a datagram is signed, or coded, for.
+const DATAGRAM_DOMAIN: &str = "pressrun control datagram 4";
 
-/// The input is what stands before the tag, and what stands before the signature: an insider can make the
-/// tag over anything, and the signature over anything that names itself.
+/// The input is what stands before the tag, and what stands before the signature or code: an insider can make
+/// the tag over anything, and the others over anything that names itself.
 pub(super) fn datagram() -> Target {
     let signed = Signed::sign(&credential(2), &publish_key());
     let mut sealer = Sealer::new(SecretKey::from_bytes(&[2; 32]), SEGMENT_KEY, &signed, 5);
-    let mut sample = |to: Option<ServerId>, body: &[u8]| {
+    let pair = pair();
+    let mut sample = |to: To<'_>, body: &[u8]| {
         let mut datagram = sealer.seal(to, body);
         datagram.truncate(datagram.len() - TAG_BYTES);
         datagram
     };
     let samples = vec![
-        sample(None, b"body"),
-        sample(Some(ServerId([7; 16])), &encoded(&messages()[0])),
-        sample(None, &[0; 1_200]),
-        sample(Some(ServerId([8; 16])), b""),
+        sample(To::Segment, b"body"),
+        sample(To::Peer(ServerId([7; 16]), &pair), &encoded(&messages()[0])),
+        sample(To::Stranger(ServerId([7; 16])), &[0; 1_200]),
+        sample(To::Peer(ServerId([8; 16]), &pair), b""),
     ];
     Target {
         name: "datagram",
-        what: "control datagrams with a right tag, and with a right signature too",
+        what: "control datagrams with a right tag, and with a right signature or code too",
         bytes_max: DATAGRAM_BYTES_MAX + 64,
         samples,
-        check: Box::new(|input| {
+        check: Box::new(move |input| {
             open(input.to_vec());
+            let coded = &input[..input.len().saturating_sub(CODE_BYTES)];
+            open([coded, &pair.mask(DATAGRAM_DOMAIN, coded)].concat());
             let signed = &input[..input.len().saturating_sub(SIGNATURE_BYTES)];
             let signature = SecretKey::from_bytes(&[2; 32]).sign(DATAGRAM_DOMAIN, signed);
             open([signed, &signature.0].concat())
@@ -102,15 +107,21 @@ pub(super) fn datagram() -> Target {
     }
 }
 
+/// The key that the sender shares with the receiver.
+fn pair() -> PairKey {
+    SecretKey::from_bytes(&[2; 32]).agree(&SecretKey::from_bytes(&[7; 32]).public()).expect("good keys")
+}
+
 fn open(mut datagram: Vec<u8>) -> Shape {
     let tag = blake3::keyed_hash(&SEGMENT_KEY.0, &datagram);
     datagram.extend_from_slice(&tag.as_bytes()[..TAG_BYTES]);
     let segment = "s1".parse().expect("good");
     let mut opener = Opener::new(ServerId([7; 16]), ClusterId([9; 16]), segment, SEGMENT_KEY, publish_keys());
-    match opener.open(&datagram, WallTime(1_000)) {
+    let mut pairs = PairKeys::new(SecretKey::from_bytes(&[7; 32]));
+    match opener.open(&datagram, WallTime(1_000), &mut pairs) {
         Ok(opened) => {
             assert_eq!(opened.sender, credential(2), "only who has the key speaks");
-            assert!(opener.open(&datagram, WallTime(1_000)).is_err(), "it is heard twice");
+            assert!(opener.open(&datagram, WallTime(1_000), &mut pairs).is_err(), "it is heard twice");
             Shape::decoded(&opened)
         }
         Err(error) => Shape::refused(&error),
