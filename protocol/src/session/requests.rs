@@ -11,6 +11,8 @@ use super::ranges::RangeSet;
 pub(super) struct Requests {
     /// Sequence of the last transmission of each symbol that was sent, from the first.
     last_sent: Vec<u32>,
+    /// Sequence of the last transmission of any that was sent again.
+    last_repeated: u32,
     /// Asked for in the present round.
     wanted: RangeSet,
     /// Of earlier rounds, to be sent again.
@@ -36,6 +38,7 @@ impl Requests {
     /// A symbol was sent again.
     pub(super) fn sent_again(&mut self, symbol: u32, sequence: u32) {
         self.repairing.remove(symbol..symbol + 1);
+        self.last_repeated = sequence;
         if let Some(last_sent) = self.last_sent.get_mut(symbol as usize) {
             *last_sent = sequence;
         }
@@ -97,9 +100,10 @@ impl Requests {
         u32::try_from(symbols.filter(|symbol| self.repairing.contains(*symbol)).count()).unwrap_or(u32::MAX)
     }
 
-    /// Whether this symbol was last sent by then.
-    pub(super) fn was_sent_by(&self, symbol: u32, heard_through: u32) -> bool {
-        self.last_sent.get(symbol as usize).is_some_and(|sequence| *sequence <= heard_through)
+    /// Whether this symbol and all before it were last sent by then.
+    pub(super) fn were_sent_by(&self, symbol: u32, heard_through: u32) -> bool {
+        self.last_repeated <= heard_through
+            && self.last_sent.get(symbol as usize).is_some_and(|sequence| *sequence <= heard_through)
     }
 
     /// Nothing is to be sent again.

@@ -390,7 +390,7 @@ impl Sender {
         for (block, deficit) in status.deficits.iter().copied() {
             let symbols = self.geometry.block_symbols(block);
             // The common case: the block was sent whole before the member spoke.
-            let is_old = symbols.clone().last().is_none_or(|last| self.requests.was_sent_by(last, heard_through));
+            let is_old = symbols.clone().last().is_none_or(|last| self.requests.were_sent_by(last, heard_through));
             let sent_since = if is_old { 0 } else { self.requests.on_their_way(symbols.clone(), heard_through) };
             // Named repairs of the block mend those who lack just these, which shows when they are sent.
             let on_their_way = sent_since + self.requests.repairs_among(symbols);

@@ -100,7 +100,6 @@ impl Bench {
     fn rest(&self, under: &Under, hosts: &[Host]) -> f64 {
         let run = self.farm.wait_final(under.run, PATIENCE);
         assert!(matches!(run.state(), "done" | "partial"), "{run}");
-        eprintln!("{}", run.json["segments"]);
         let said = self.said(hosts, under.half_at);
         let prepared = |host: &Host| said.iter().find(|(_, of, line)| of == host && *line == Line::Prepared);
         let seconds = hosts.iter().map(|host| {
