@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use common::decline::DeclineCode;
 use common::digest::Digest;
+use common::errors::chain;
 use common::ids::{AssignmentNumber, ServerId};
 use common::ticket::Ticket;
 use common::time::Timestamp;
@@ -524,7 +525,7 @@ impl Receptions {
                     match restored {
                         Ok(()) => reception.receiver.restored(restoration.block),
                         Err(error) => {
-                            tracing::error!(block = restoration.block, %error, "a block cannot be restored");
+                            tracing::error!(block = restoration.block, error = chain(&error), "a block cannot be restored");
                             reception.receiver.not_restored(restoration.block);
                         }
                     }

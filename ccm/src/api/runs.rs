@@ -207,16 +207,22 @@ pub(super) struct RemoveBody {
     quorum: Option<String>,
 }
 
+/// Content is removed only from what somebody has named.
+pub(super) fn named_to_be_removed(group: Option<&GroupName>, servers: &[ServerName]) -> Result<(), Problem> {
+    if group.is_none() && servers.is_empty() {
+        let detail = "say from which servers the content is to be removed: \"servers\" by name, or a whole \"group\"";
+        return Err(Problem::invalid("no-servers", detail));
+    }
+    Ok(())
+}
+
 pub(super) async fn remove(
     State(state): State<ApiState>,
     Args(site): Args<String>,
     Body(body): Body<RemoveBody>,
 ) -> Answer {
     let quorum = quorum(body.quorum.as_deref())?;
-    if body.group.is_none() && body.servers.is_empty() {
-        let detail = "say from which servers the content is to be removed: \"servers\" by name, or a whole \"group\"";
-        return Err(Problem::invalid("no-servers", detail));
-    }
+    named_to_be_removed(body.group.as_ref(), &body.servers)?;
     let (site, group) = target(&state, site, body.group).await?;
     let RemoveBody { servers, keep_content, .. } = body;
     accepted(&state.operations.remove(RemoveRequest { site, group, servers, keep_content, quorum }).await?)

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::ApiState;
 use super::extract::{Answer, Args, Body, Params, answer, blocking, items, name, nothing, ok};
 use super::problem::Problem;
-use super::runs::{hot_paths, quorum, whom};
+use super::runs::{hot_paths, named_to_be_removed, quorum, whom};
 use super::sites::{known_group, known_site};
 use crate::schedule::{Rule, RuleError};
 use crate::store::{Action, Hold, Last, Otherwise, Schedule, Thing, rfc3339};
@@ -177,12 +177,10 @@ pub(super) async fn create(State(state): State<ApiState>, Body(body): Body<Sched
         }
         (ActionWord::Audit, None) => Action::Audit { full: body.full, repair: body.repair },
         (ActionWord::Switch, None) => Action::Switch { servers: body.servers.clone() },
-        (ActionWord::Remove, None) if body.group.is_none() && body.servers.is_empty() => {
-            let detail =
-                "say from which servers the content is to be removed: \"servers\" by name, or a whole \"group\"";
-            return Err(Problem::invalid("no-servers", detail));
+        (ActionWord::Remove, None) => {
+            named_to_be_removed(body.group.as_ref(), &body.servers)?;
+            Action::Remove { servers: body.servers.clone(), keep_content: body.keep_content }
         }
-        (ActionWord::Remove, None) => Action::Remove { servers: body.servers.clone(), keep_content: body.keep_content },
         (ActionWord::Hot, None) => {
             let paths = hot_paths(&body.paths)?;
             whom(body.servers.clone(), body.count)?;

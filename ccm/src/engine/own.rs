@@ -83,9 +83,19 @@ impl Engine {
     ) -> Result<Order, EngineError> {
         self.require_published(site, group)?;
         self.check_quorum(request)?;
-        let named = !servers.is_empty();
-        let servers = self.named(site, group, servers)?;
-        Ok((RunRequest { named, ..request.clone() }, servers))
+        self.order(site, group, servers, request)
+    }
+
+    /// The request as one for these servers; for all of the group when none is named.
+    fn order(
+        &self,
+        site: &Site,
+        group: &Group,
+        names: &[ServerName],
+        request: &RunRequest,
+    ) -> Result<Order, EngineError> {
+        let request = RunRequest { named: !names.is_empty(), ..request.clone() };
+        Ok((request, self.named(site, group, names)?))
     }
 
     /// Publishes some paths of staging to some servers.
@@ -177,13 +187,11 @@ impl Engine {
         request: &RunRequest,
     ) -> Result<Order, EngineError> {
         self.check_quorum(request)?;
-        let named = !servers.is_empty();
-        if named {
+        if !servers.is_empty() {
             self.require_published(site, group)?;
         } else if self.staged(&site.name, &group.name)?.is_none() && self.require_previous(site, group).is_err() {
             return Err(EngineError::NothingToSwitch { site: site.name.clone(), group: group.name.clone() });
         }
-        let servers = self.named(site, group, servers)?;
-        Ok((RunRequest { named, ..request.clone() }, servers))
+        self.order(site, group, servers, request)
     }
 }

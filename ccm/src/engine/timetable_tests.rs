@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use common::credential::Roles;
+use common::digest::Version;
 use common::ids::{AssignmentNumber, GroupName, RunNumber, ScheduleName, ServerId, SiteName};
 use common::keys::SecretKey;
 use common::time::WallTime;
@@ -106,6 +107,22 @@ impl Desk {
             site: run.site,
         };
         runs.into_iter().map(|(run, ..)| candidate(run)).collect()
+    }
+
+    /// The first site's whole group has a version, and before it had another, or none.
+    fn publish(&self, previous: Option<Version>, now: WallTime) {
+        let group: GroupName = "all".parse().unwrap();
+        let view = View {
+            site: site(0),
+            group,
+            version: common::manifest::Manifest::default().version(),
+            assignment: AssignmentNumber(1),
+            run: RunNumber(1),
+            published: now,
+            previous,
+        };
+        let run = self.engine.store.create_run(&site(0), &view.group, RunKind::Publish, &json!({}), &[], now).unwrap();
+        self.finish(run.run, &Effects { view: Some(view), ..Effects::default() });
     }
 
     fn finish(&self, number: RunNumber, effects: &Effects) {
@@ -235,23 +252,61 @@ fn an_audit_is_due_like_anything_else_and_knows_how_it_is_to_be_done() {
     desk.add(&Schedule { action, ..schedule("nightly", site(0), cron("0 * * * *"), start) });
     desk.engine.pass_due_times(at("2026-03-01T01:00:00Z")).unwrap();
     assert!(desk.last("nightly").unwrap().message.contains("never published"), "{:?}", desk.last("nightly"));
-    let group: GroupName = "all".parse().unwrap();
-    let view = View {
-        site: site(0),
-        group,
-        version: common::manifest::Manifest::default().version(),
-        assignment: AssignmentNumber(1),
-        run: RunNumber(1),
-        published: start,
-        previous: None,
-    };
     desk.engine.pass_due_times(at("2026-03-01T02:00:00Z")).unwrap();
-    let other = desk.engine.store.create_run(&site(0), &view.group, RunKind::Publish, &json!({}), &[], start).unwrap();
-    desk.finish(other.run, &Effects { view: Some(view), ..Effects::default() });
+    desk.publish(None, start);
     desk.engine.pass_due_times(at("2026-03-01T03:00:00Z")).unwrap();
     let (run, request, _) = desk.engine.store.unfinished_runs().unwrap().remove(0);
     assert_eq!((run.kind, &request["full"], &request["repair"]), (RunKind::Audit, &json!(true), &json!(true)));
     assert_eq!(request["quorum"], json!("1"), "each server that can be repaired is");
+}
+
+#[test]
+fn a_due_switch_removal_or_hot_publish_is_for_whom_the_schedule_names() {
+    let (start, due) = (at("2026-03-01T00:00:00Z"), at("2026-03-01T01:00:00Z"));
+    let (one, both) = (vec!["web2".parse().unwrap()], vec![]);
+    let [id1, id2] = [1, 2].map(|number| ServerId([number; 16]));
+    let paths = BTreeSet::from(["a/b".parse().unwrap()]);
+    let hot = |servers, count| Action::Hot { paths: paths.clone(), servers, count };
+    let cases = [
+        (Action::Switch { servers: both.clone() }, RunKind::Switch, vec![id1, id2], json!(false)),
+        (Action::Switch { servers: one.clone() }, RunKind::Switch, vec![id2], json!(true)),
+        (Action::Remove { servers: one.clone(), keep_content: true }, RunKind::Remove, vec![id2], json!(true)),
+        (Action::Remove { servers: both, keep_content: false }, RunKind::Remove, vec![id1, id2], json!(false)),
+        (hot(one.clone(), None), RunKind::Hot, vec![id2], json!(true)),
+    ];
+    for (action, kind, servers, named) in cases {
+        let desk = Desk::new(1, 2);
+        desk.publish(Some(Version(common::digest::Digest::of(b"before"))), start);
+        desk.add(&Schedule { action: action.clone(), ..schedule("job", site(0), cron("0 * * * *"), start) });
+        desk.engine.pass_due_times(due).unwrap();
+        let last = desk.last("job");
+        let (run, request, _) = desk.engine.store.unfinished_runs().unwrap().pop().unwrap_or_else(|| panic!("{last:?}"));
+        assert_eq!((run.kind, &request["named"]), (kind, &named), "{action:?}");
+        assert_eq!(request["schedule"], json!("job"));
+        assert_eq!(desk.engine.store.run_servers(run.run).unwrap(), servers, "{action:?}");
+        let keeps = matches!(action, Action::Remove { keep_content: true, .. });
+        assert_eq!(request["keep_content"], json!(keeps), "{action:?}");
+    }
+    // What cannot be done says why, and the next time is tried anew.
+    for (action, reason) in [
+        (Action::Switch { servers: vec!["web9".parse().unwrap()] }, "web9"),
+        (hot(vec![], Some(1)), "0 "),
+        (hot(vec!["web9".parse().unwrap()], None), "web9"),
+    ] {
+        let desk = Desk::new(1, 2);
+        desk.publish(None, start);
+        desk.add(&Schedule { action, ..schedule("job", site(0), cron("0 * * * *"), start) });
+        assert_eq!(desk.engine.pass_due_times(due).unwrap(), Some(at("2026-03-01T02:00:00Z")));
+        let last = desk.last("job").unwrap();
+        assert!(last.run.is_none() && last.message.starts_with("refused") && last.message.contains(reason), "{last:?}");
+    }
+    let desk = Desk::new(1, 2);
+    desk.add(&Schedule {
+        action: Action::Switch { servers: vec![] },
+        ..schedule("job", site(0), cron("0 * * * *"), start)
+    });
+    desk.engine.pass_due_times(due).unwrap();
+    assert!(desk.last("job").unwrap().message.starts_with("refused"), "nothing is staged, and nothing was before");
 }
 
 /// A week with a change of clocks in it: 500 schedules on 20 sites of 3 servers, runs that take up to

@@ -19,6 +19,8 @@ struct Parity {
     next: u32,
     /// The block's symbols that are missing.
     missing: u32,
+    /// The driver has been told how to restore the block, and has not said yet how that went.
+    is_restoring: bool,
 }
 
 /// What a report lists.
@@ -114,13 +116,16 @@ impl Holdings {
         self.held.gaps(first..end).flat_map(in_block).collect()
     }
 
-    /// How the block can be restored, once enough of it is here.
-    pub(super) fn restoration(&self, block: u32) -> Option<Restoration> {
+    /// How the block can be restored, once enough of it is here. Said once: what comes in the same batch is of
+    /// no use any more.
+    pub(super) fn restoration(&mut self, block: u32) -> Option<Restoration> {
         let parity = self.parity.get(&block)?;
-        if parity.missing == 0 || count(&parity.here) < parity.missing {
+        if parity.is_restoring || parity.missing == 0 || count(&parity.here) < parity.missing {
             return None;
         }
         let missing = self.missing(block);
+        let parity = self.parity.get_mut(&block)?;
+        parity.is_restoring = true;
         let parity = parity.here.iter().copied().take(missing.len()).collect();
         Some(Restoration { block, missing, parity })
     }
@@ -224,6 +229,8 @@ mod tests {
         assert!(holdings.insert(391));
         let restoration = Restoration { block: 1, missing: vec![393, 395, 397, 399], parity: vec![0, 1, 2, 3] };
         assert_eq!(holdings.restoration(1), Some(restoration));
+        assert!(holdings.insert_parity(1, 4));
+        assert_eq!(holdings.restoration(1), None, "it is being restored");
         holdings.restored(1);
         assert_eq!((holdings.worth(), holdings.restoration(1)), (395, None));
         assert!(!holdings.insert_parity(1, 9), "of no use any more");

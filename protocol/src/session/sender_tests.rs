@@ -163,7 +163,7 @@ fn requests_are_joined_until_all_have_answered_or_the_round_is_over() {
         assert_eq!(sender.handle_status(id(member), &status(10, 9, vec![(4, 1)]), at(1)), Ok(()));
         assert_eq!(frames(&mut sender, at(1)), vec![]);
     }
-    let announcement_at = Timestamp(2_000 + 3 * 200);
+    let announcement_at = Timestamp(2_000 + 3 * 300);
     assert_eq!(sender.poll_timeout(), Some(announcement_at), "the announcement, as one of three was not heard");
     sender.handle_timeout(Timestamp(5_999));
     assert_eq!(frames(&mut sender, Timestamp(5_999)), vec![]);
