@@ -61,6 +61,9 @@ fn assert_carried_once(farm: &Farm, run: &Run, before: &Meter) {
         let (over_wan, over_lan) = (wan as f64 / bytes as f64, lan as f64 / bytes as f64);
         println!("segment {segment}: assignment {bytes}, WAN {wan} ({over_wan:.3} x), LAN {lan} ({over_lan:.3} x)");
         assert!(lan <= bytes * 110 / 100 + CONTROL_BYTES, "segment {segment}: {lan} bytes of LAN for {bytes}");
+        let told = run.json["segments"].as_array().into_iter().flatten();
+        let told = told.filter(|told| told["segment"] == format!("s{segment}")).map(|told| told["sent_bytes"].as_u64());
+        assert_eq!(told.collect::<Vec<_>>(), vec![Some(bytes)], "what the run tells of segment {segment}: {run}");
     }
 }
 
