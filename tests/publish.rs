@@ -146,6 +146,20 @@ fn servers_that_are_asked_again_while_they_prepare_are_not_sent_anything_again()
 }
 
 #[test]
+fn the_document_s_own_way_of_repairing_publishes_over_a_lossy_segment_too() {
+    let agents = "[sender]\nfec = false\nrepair = \"end-of-pass\"\n";
+    let farm = Farm::start(FarmSpec::of(env!("CARGO_BIN_EXE_pressrun"), 1, 3).agents(agents), &[]);
+    for host in farm.hosts() {
+        farm.lab().set_loss(host, Some(0.02)).expect("a rule");
+    }
+    trees::generate(&farm.staging(), Plan { seed: 5, bytes: 6_000_000, file_bytes: 60_000 }).expect("staging");
+    let run = farm.publish(&[]).done();
+    let told = &run.json["segments"][0];
+    assert!(told["passes"].as_u64() > Some(1) && told["repaired"].as_u64() > Some(0), "{told}");
+    farm.assert_live(&farm.hosts(), &farm.staging());
+}
+
+#[test]
 fn every_phase_of_a_run_is_told_in_order_with_its_times() {
     let farm = Farm::start(FarmSpec::of(env!("CARGO_BIN_EXE_pressrun"), 1, 2), &[]);
     trees::generate(&farm.staging(), Plan { seed: 1, bytes: 500_000, file_bytes: 20_000 }).expect("staging");

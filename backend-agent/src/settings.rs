@@ -7,6 +7,7 @@
 use std::collections::BTreeSet;
 use std::io;
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -15,7 +16,7 @@ use lan_channel::port::ControlPort;
 use protocol::reach::Transport;
 use protocol::session::friendly::Fairness;
 use protocol::session::rate::RateConfig;
-use protocol::session::{ReceiverConfig, SenderConfig};
+use protocol::session::{ReceiverConfig, Repair, SenderConfig};
 use protocol::{election, registration, reports};
 use serde::Deserialize;
 
@@ -151,8 +152,8 @@ section!(ReportsSection for reports::Config { times: repeat_min, repeat_max, gat
 section!(SenderSection for SenderConfig {
     times: poll_interval, reply_window, reply_hold, poll_interval_max, stall_poll_interval_max, announce_interval,
         announce_interval_max, patience_per_member, silence_min, progress_max, join_wait;
-    plain: repair_every: u32;
-    apart: rate_start: Speed, rate_min: Speed, rate_max: Speed, fairness: FairnessWord
+    plain: repair_every: u32, fec: bool;
+    apart: repair: RepairWord, fruitless_passes_max: NonZeroU32, rate_start: Speed, rate_min: Speed, rate_max: Speed, fairness: FairnessWord
 });
 section!(ReceiverSection for ReceiverConfig {
     times: reply_window, reply_window_max, unasked_after, unasked_interval_max, idle_max;
@@ -166,7 +167,32 @@ enum FairnessWord {
     TcpFriendly,
 }
 
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum RepairWord {
+    InStream,
+    EndOfPass,
+}
+
+impl From<RepairWord> for Repair {
+    fn from(word: RepairWord) -> Self {
+        match word {
+            RepairWord::InStream => Self::InStream,
+            RepairWord::EndOfPass => Self::EndOfPass,
+        }
+    }
+}
+
 impl SenderSection {
+    fn apply_repairs(&self, config: &mut SenderConfig) {
+        if let Some(word) = self.repair {
+            config.repair = word.into();
+        }
+        if let Some(passes) = self.fruitless_passes_max {
+            config.fruitless_passes_max = passes.get();
+        }
+    }
+
     fn apply_rates(&self, config: &mut RateConfig) {
         if let Some(Speed(start)) = self.rate_start {
             config.rate_bytes_per_sec = start;
@@ -236,6 +262,7 @@ impl File {
         registration.apply(&mut lan.timers.registration);
         reports.apply(&mut lan.timers.reports);
         sender.apply_rates(&mut lan.sender.rate);
+        sender.apply_repairs(&mut lan.sender);
         sender.apply(&mut lan.sender);
         receiver.apply(&mut lan.receiver);
         lan.timers.election.preempt_after = section.preempt_after.map(|Time(time)| time);
@@ -359,6 +386,20 @@ mod tests {
         assert!(matches!(crossed, Err(SettingsError::Lan(LanError::Rates { .. }))), "{crossed:?}");
         let no_network = parse("[lan]\nttl = 64");
         assert!(matches!(no_network, Err(SettingsError::Lan(LanError::Network(_)))), "{no_network:?}");
+    }
+
+    #[test]
+    fn a_session_repairs_as_it_is_told_and_the_document_s_way_is_among_the_ways() {
+        let sender = |text: &str| parse(text).unwrap().sender;
+        let usual = sender("");
+        assert_eq!((usual.fec, usual.repair, usual.fruitless_passes_max), (true, Repair::InStream, 10));
+        let of_002 = sender("[sender]\nfec = false\nrepair = \"end-of-pass\"\nfruitless_passes_max = 4");
+        assert_eq!((of_002.fec, of_002.repair, of_002.fruitless_passes_max), (false, Repair::EndOfPass, 4));
+        assert_eq!(sender("[sender]\nrepair = \"in-stream\"").repair, Repair::InStream);
+        for refused in ["repair = \"never\"", "fruitless_passes_max = 0"] {
+            let refused = parse(&format!("[sender]\n{refused}"));
+            assert!(matches!(refused, Err(SettingsError::Form { .. })), "{refused:?}");
+        }
     }
 
     #[test]
