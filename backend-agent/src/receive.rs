@@ -525,7 +525,11 @@ impl Receptions {
                     match restored {
                         Ok(()) => reception.receiver.restored(restoration.block),
                         Err(error) => {
-                            tracing::error!(block = restoration.block, error = chain(&error), "a block cannot be restored");
+                            tracing::error!(
+                                block = restoration.block,
+                                error = chain(&error),
+                                "a block cannot be restored"
+                            );
                             reception.receiver.not_restored(restoration.block);
                         }
                     }

@@ -280,7 +280,8 @@ fn a_due_switch_removal_or_hot_publish_is_for_whom_the_schedule_names() {
         desk.add(&Schedule { action: action.clone(), ..schedule("job", site(0), cron("0 * * * *"), start) });
         desk.engine.pass_due_times(due).unwrap();
         let last = desk.last("job");
-        let (run, request, _) = desk.engine.store.unfinished_runs().unwrap().pop().unwrap_or_else(|| panic!("{last:?}"));
+        let (run, request, _) =
+            desk.engine.store.unfinished_runs().unwrap().pop().unwrap_or_else(|| panic!("{last:?}"));
         assert_eq!((run.kind, &request["named"]), (kind, &named), "{action:?}");
         assert_eq!(request["schedule"], json!("job"));
         assert_eq!(desk.engine.store.run_servers(run.run).unwrap(), servers, "{action:?}");
