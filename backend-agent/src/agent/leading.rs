@@ -255,7 +255,7 @@ impl Leading {
             distribution.timeout(now);
             if active.progress_at <= now {
                 active.progress_at = now + PROGRESS_INTERVAL;
-                let stats = distribution.stats(now);
+                let stats = together(&active.stats, distribution.stats(now));
                 self.uplink.say(ToCcm::Session { assignment: active.ticket.assignment, stats, finished: false });
             }
         }
@@ -302,6 +302,21 @@ impl Leading {
                 }
             }
         }
+    }
+}
+
+/// What the sessions of an object came to: one that follows asks first, and may have nothing to send.
+fn together(earlier: &SessionStats, later: SessionStats) -> SessionStats {
+    let mut complete = earlier.complete.clone();
+    complete.extend(later.complete.iter().filter(|server| !earlier.complete.contains(server)));
+    SessionStats {
+        object_bytes: later.object_bytes,
+        sent_bytes: earlier.sent_bytes + later.sent_bytes,
+        passes: earlier.passes.max(later.passes),
+        repaired_symbols: earlier.repaired_symbols + later.repaired_symbols,
+        complete,
+        failed: later.failed,
+        millis: earlier.millis + later.millis,
     }
 }
 
@@ -598,6 +613,7 @@ impl Agent {
             SenderOutput::Finished(stats) => {
                 if let Some(active) = active {
                     active.session = None;
+                    let stats = together(&active.stats, stats);
                     active.stats = stats.clone();
                     active.audience.session_over();
                     let assignment = active.ticket.assignment;
